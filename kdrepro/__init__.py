@@ -1,0 +1,62 @@
+"""kdrepro: the knowledge-distillation papers, reproduced with seeds, intervals and cost.
+
+The names below load on first use, so that `import kdrepro.tables` (the book) needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdrepro.data.batches import Batches as Batches
+    from kdrepro.distiller import Distilled as Distilled
+    from kdrepro.distiller import Distiller as Distiller
+    from kdrepro.doctor import check as check
+    from kdrepro.engine import cache_teacher as cache_teacher
+    from kdrepro.engine import fit as fit
+    from kdrepro.engine import predict as predict
+    from kdrepro.losses.logits import forward_kl as forward_kl
+    from kdrepro.losses.logits import hard_target_loss as hard_target_loss
+    from kdrepro.losses.logits import jensen_shannon as jensen_shannon
+    from kdrepro.losses.logits import reverse_kl as reverse_kl
+    from kdrepro.losses.logits import soft_target_loss as soft_target_loss
+    from kdrepro.losses.reduce import masked_mean as masked_mean
+    from kdrepro.losses.reduce import mean as mean
+    from kdrepro.methods.hinton_kd import HintonKD as HintonKD
+    from kdrepro.methods.supervised import Supervised as Supervised
+    from kdrepro.types import Batch as Batch
+    from kdrepro.types import Outputs as Outputs
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "types",
+    "Batches": "data.batches",
+    "Distilled": "distiller",
+    "Distiller": "distiller",
+    "HintonKD": "methods.hinton_kd",
+    "Outputs": "types",
+    "Supervised": "methods.supervised",
+    "cache_teacher": "engine",
+    "check": "doctor",
+    "fit": "engine",
+    "forward_kl": "losses.logits",
+    "hard_target_loss": "losses.logits",
+    "jensen_shannon": "losses.logits",
+    "masked_mean": "losses.reduce",
+    "mean": "losses.reduce",
+    "predict": "engine",
+    "reverse_kl": "losses.logits",
+    "soft_target_loss": "losses.logits",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kdrepro' has no attribute {name!r}; its names are {', '.join(sorted(_HOME))}")
+    return getattr(import_module(f"kdrepro.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

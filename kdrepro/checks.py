@@ -1,0 +1,91 @@
+"""The checks of arguments: each error names the argument, what came, and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+
+def _number(name: str, value: object, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected {expected}")
+    return float(value)
+
+
+def positive(name: str, value: object) -> float:
+    """Return `value` as a float, or raise if it is not a finite number above 0."""
+    number = _number(name, value, "a finite number above 0")
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
+    return number
+
+
+def fraction(name: str, value: object) -> float:
+    """Return `value` as a float, or raise if it does not lie in [0, 1]."""
+    number = _number(name, value, "a number in [0, 1]")
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1]")
+    return number
+
+
+def whole(name: str, value: object, *, least: int = 0) -> int:
+    """Return `value`, or raise if it is not an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected a whole number of at least {least}")
+    if value < least:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+    return value
+
+
+def choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return `value`, or raise with the allowed names, and the nearest one, if it is none of them."""
+    names = list(allowed)
+    if isinstance(value, str) and value in names:
+        return value
+    near = get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(names)}{hint}")
+
+
+def logits(name: str, value: object) -> Tensor:
+    """Return `value`, or raise if it is not a floating-point tensor (*batch, K) with something in it."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor of logits (*batch, K)")
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: got {value.dtype}, expected floating-point logits")
+    if value.ndim < 1 or value.numel() == 0:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected logits (*batch, K) with none of them empty")
+    return value
+
+
+def same_logits_shape(student_logits: object, teacher_logits: object) -> None:
+    """Raise unless both are logits of one shape: nothing is broadcast."""
+    student, teacher = logits("student_logits", student_logits), logits("teacher_logits", teacher_logits)
+    if student.shape[-1] != teacher.shape[-1]:
+        raise ValueError(
+            f"teacher_logits: got {teacher.shape[-1]} classes, expected the student's {student.shape[-1]} "
+            f"(shapes {tuple(teacher.shape)} and {tuple(student.shape)})"
+        )
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"teacher_logits: got shape {tuple(teacher.shape)}, expected the student's {tuple(student.shape)}"
+        )
+
+
+def class_targets(targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None) -> Tensor:
+    """Return `targets`, or raise unless they are integer class numbers in [0, classes) of shape `leading`."""
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"targets: got {type(targets).__name__}, expected a tensor of class numbers")
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"targets: got {targets.dtype}, expected integer class numbers (torch.int64)")
+    if leading is not None and tuple(targets.shape) != tuple(leading):
+        raise ValueError(f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector")
+    if targets.numel():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= classes:
+            raise ValueError(f"targets: got values from {low} to {high}, expected class numbers from 0 to {classes - 1}")
+    return targets

@@ -1,0 +1,1 @@
+"""The papers' data sets as whole tensors, and the batches made of them."""

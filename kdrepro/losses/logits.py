@@ -1,0 +1,123 @@
+"""Losses between the logits of a student and of a teacher, or the true classes.
+
+Each maps (*batch, K) and (*batch, K) to (*batch), computes in float32 or wider, and sends no gradient to the teacher.
+K is the number of classes. A class padded with -inf on both sides changes nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+
+from kdrepro import checks
+
+
+def _log_probs(logits: Tensor, temperature: float) -> Tensor:
+    # Half precision has too few digits for a difference of log-probabilities: float32 at the least.
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return log_softmax(wide / temperature, dim=-1)
+
+
+def _pair(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    checks.same_logits_shape(student_logits, teacher_logits)
+    temperature = checks.positive("temperature", temperature)
+    return _log_probs(student_logits, temperature), _log_probs(teacher_logits.detach(), temperature)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    # Where p is 0 (a log-probability of -inf, or one that underflows) the term is 0 by continuity. The inner `where`s
+    # keep inf - inf and 0 * inf out of the graph: their gradient would be NaN even where an outer one drops them.
+    probs = log_p.exp()
+    impossible = probs == 0
+    difference = torch.where(impossible, 0.0, log_p) - torch.where(impossible, 0.0, log_q)
+    return (torch.where(impossible, 0.0, probs) * difference).sum(dim=-1)
+
+
+def forward_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence KL(teacher ‖ student) of the softened classes, in nats.
+
+    Σ_k p_k (log p_k − log q_k), with p and q the teacher's and the student's softmax at `temperature`.
+    No factor T²: see `soft_target_loss`.
+
+    Shapes: (*batch, K), (*batch, K) → (*batch). Zero, with zero gradient, where both are equal up to a shift.
+    Raises `ValueError` for shapes that differ (nothing is broadcast) or a temperature that is not finite and above 0.
+
+    >>> forward_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[100.0, 0.0]]))  # log 2
+    tensor([0.6931])
+    """
+    student_log_probs, teacher_log_probs = _pair(student_logits, teacher_logits, temperature)
+    return _kl(teacher_log_probs, student_log_probs)
+
+
+def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence KL(student ‖ teacher) of the softened classes, in nats.
+
+    Σ_k q_k (log q_k − log p_k): the mode-seeking direction (Gu et al. 2024, MiniLLM, section 2).
+
+    Shapes, errors and invariants as `forward_kl`.
+    """
+    student_log_probs, teacher_log_probs = _pair(student_logits, teacher_logits, temperature)
+    return _kl(student_log_probs, teacher_log_probs)
+
+
+def jensen_shannon(
+    student_logits: Tensor, teacher_logits: Tensor, *, teacher_weight: float = 0.5, temperature: float = 1.0
+) -> Tensor:
+    """Generalised Jensen-Shannon divergence of the softened classes, in nats.
+
+    w KL(p ‖ m) + (1 − w) KL(q ‖ m) with m = w p + (1 − w) q, p the teacher, q the student, w the `teacher_weight`
+    (Agarwal et al. 2024, GKD, section 2: β in the paper). Symmetric at w = 0.5, and at most log 2 there; at w = 0 and
+    w = 1 it is 0 by this definition.
+
+    Shapes and errors as `forward_kl`; `teacher_weight` must lie in [0, 1].
+    """
+    student_log_probs, teacher_log_probs = _pair(student_logits, teacher_logits, temperature)
+    weight = checks.fraction("teacher_weight", teacher_weight)
+    if weight in (0.0, 1.0):
+        return (student_log_probs * 0.0).nan_to_num().sum(dim=-1)
+    log_weight = torch.tensor(weight, dtype=student_log_probs.dtype, device=student_log_probs.device).log()
+    log_rest = torch.log1p(-log_weight.exp())
+    # logaddexp of two -inf has a NaN gradient; a floor far below any probability keeps padded classes finite.
+    floor = torch.finfo(student_log_probs.dtype).min / 4
+    student_log_probs, teacher_log_probs = student_log_probs.clamp_min(floor), teacher_log_probs.clamp_min(floor)
+    mixture_log_probs = torch.logaddexp(log_weight + teacher_log_probs, log_rest + student_log_probs)
+    return weight * _kl(teacher_log_probs, mixture_log_probs) + (1 - weight) * _kl(student_log_probs, mixture_log_probs)
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Match the teacher's softened classes: T² · KL(teacher ‖ student), both at temperature T.
+
+    Hinton, Vinyals & Dean (2015), section 2. The factor T² makes up for the 1/T² in the size of the gradient, so that
+    the weight of this term does not have to change with T. The paper writes a cross-entropy; the KL divergence differs
+    from it by the teacher's entropy, which has no gradient, and is 0 where the student equals the teacher.
+
+    Shapes: (*batch, K), (*batch, K) → (*batch), in nats times T². The gradient with respect to the student's logits is
+    T (q − p); as T grows the loss tends to ½ ‖centred difference of the logits‖² / K (section 2.1).
+    Raises `ValueError` for shapes that differ (nothing is broadcast) or a temperature that is not finite and above 0.
+
+    >>> student = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> soft_target_loss(student, student + 5.0, temperature=4.0)
+    tensor([0.])
+    """
+    return forward_kl(student_logits, teacher_logits, temperature=temperature) * float(temperature) ** 2
+
+
+def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy with the true classes, at temperature 1: −log q of the target, in nats.
+
+    Shapes: (*batch, K), (*batch) → (*batch).
+    Raises `TypeError` for targets that are not integers, `ValueError` for another shape or a class out of range.
+
+    >>> hard_target_loss(torch.zeros(1, 2), torch.tensor([1]))
+    tensor([0.6931])
+    """
+    checks.logits("student_logits", student_logits)
+    # Looking at the values waits for the device: on a CPU that costs nothing, elsewhere `fit` has looked beforehand.
+    if not isinstance(targets, Tensor) or targets.device.type == "cpu" or targets.is_floating_point():
+        checks.class_targets(targets, classes=student_logits.shape[-1], leading=student_logits.shape[:-1])
+    elif targets.shape != student_logits.shape[:-1]:
+        raise ValueError(f"targets: got shape {tuple(targets.shape)}, expected {tuple(student_logits.shape[:-1])}")
+    wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+    classes = wide.shape[-1]
+    return cross_entropy(wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none").reshape(targets.shape)

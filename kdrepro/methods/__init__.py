@@ -1,0 +1,1 @@
+"""The objectives that the papers define, one file per paper."""

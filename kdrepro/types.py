@@ -1,0 +1,48 @@
+"""What passes between the parts: a batch of data, and what a network makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of training data.
+
+    Shapes: `inputs` (B, ...), `targets` (B,) or (B, L) class numbers, `mask` like `targets`, boolean, True where a
+    position counts (`None`: all do), `index` (B,) positions of the examples in their data set.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor | None = None
+    index: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network gives for a batch: `logits` (B, K) or (B, L, K), and named intermediate `features`."""
+
+    logits: Tensor
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+def as_outputs(value: Any, *, side: str = "model") -> Outputs:
+    """Take what a module returned as `Outputs`: a tensor of logits, `Outputs`, or an object with `.logits`.
+
+    Raises `TypeError` naming the `side` (student or teacher) for anything else.
+    """
+    if isinstance(value, Outputs):
+        return value
+    if isinstance(value, Tensor):
+        return Outputs(value)
+    logits = getattr(value, "logits", None)
+    if isinstance(logits, Tensor):
+        return Outputs(logits)
+    raise TypeError(
+        f"{side}: its forward returned {type(value).__name__}, expected a tensor of logits, "
+        "kdrepro.Outputs, or an object with a tensor `.logits`"
+    )
