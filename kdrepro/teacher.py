@@ -1,0 +1,125 @@
+"""The teacher of a distillation: run in eval mode, without gradient, and left as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdrepro import checks
+from kdrepro.types import Outputs, as_outputs
+
+
+def run_module(module: nn.Module, inputs: Tensor | Mapping[str, Any], *, side: str) -> Outputs:
+    """Call a network and take what it gives as `Outputs`; a mapping of inputs becomes keyword arguments."""
+    return as_outputs(module(**inputs) if isinstance(inputs, Mapping) else module(inputs), side=side)
+
+
+class FrozenTeacher:
+    """One network, or an ensemble of several, that is asked and never changed.
+
+    Not an `nn.Module`, so that a module may hold it without owning its parameters, mode or `state_dict`.
+    Every call runs all members in eval mode (whoever woke them in between) and without gradient, so that
+    weights, BatchNorm buffers and `.grad` stay bitwise as they are.
+
+    An ensemble's logits are those whose softmax at `temperature` is the mean of the members' softmax at it,
+    T log mean_i softmax(z_i / T): the arithmetic mean of Hinton, Vinyals & Dean (2015), section 1.
+    They come without features: no one member's would stand for the rest.
+
+    Raises `TypeError` for anything but modules, `ValueError` for an empty list or a member that is in it twice.
+    """
+
+    def __init__(self, teacher: nn.Module | Sequence[nn.Module]) -> None:
+        members = (teacher,) if isinstance(teacher, nn.Module) else teacher
+        # A ModuleList is a module, but not one that can be called: its members are meant.
+        if isinstance(teacher, nn.ModuleList):
+            members = tuple(teacher)
+        if not isinstance(members, list | tuple):
+            raise TypeError(f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them")
+        for position, member in enumerate(members):
+            if not isinstance(member, nn.Module):
+                raise TypeError(f"teacher[{position}]: got {type(member).__name__}, expected an nn.Module")
+        if not members:
+            raise ValueError("teacher: got an empty list, expected at least one nn.Module")
+        if len({id(member) for member in members}) < len(members):
+            raise ValueError("teacher: got the same nn.Module more than once, expected different members")
+        self.modules: tuple[nn.Module, ...] = tuple(members)
+        self._sleep()
+
+    def _sleep(self) -> None:
+        for member in self.modules:
+            # Asking first spares most steps a walk that sets what is set.
+            if any(module.training for module in member.modules()):
+                member.eval()
+
+    def __call__(self, inputs: Tensor | Mapping[str, Any], *, temperature: float = 1.0) -> Outputs:
+        """Ask the teacher; `temperature` (T) matters to an ensemble only, whose softened classes are averaged."""
+        self._sleep()
+        # Not inference_mode: a loss may save the teacher's tensors for its backward pass.
+        with torch.no_grad():
+            outputs = [run_module(member, inputs, side="teacher") for member in self.modules]
+            if len(outputs) == 1:
+                features = {name: value.detach() for name, value in outputs[0].features.items()}
+                return Outputs(outputs[0].logits.detach(), features)
+            return Outputs(mean_of_softened([each.logits for each in outputs], temperature=temperature))
+
+    def to(self, device: torch.device | str) -> FrozenTeacher:
+        """Move all members to a device, in place; returns itself."""
+        for member in self.modules:
+            member.to(device)
+        return self
+
+    def check_apart(self, **others: nn.Module) -> None:
+        """Raise `ValueError` if one of `others`, by argument name, is the teacher or shares weights with it.
+
+        Training it would change the teacher too; a network that is its own teacher learns nothing from itself.
+        """
+        own = {id(module) for member in self.modules for module in member.modules() if _has_state(module)}
+        own |= {id(member) for member in self.modules}
+        weights = {_place(value) for member in self.modules for value in member.parameters()} - {None}
+        advice = "expected a network of its own (copy.deepcopy makes one)"
+        for name, other in others.items():
+            if any(other is member for member in self.modules):
+                raise ValueError(f"{name}: got the same object as the teacher, {advice}")
+            for path, module in other.named_modules():
+                if id(module) in own:
+                    raise ValueError(f"{name}: got a submodule {path!r} that the teacher holds too, {advice}")
+            for path, value in other.named_parameters():
+                if _place(value) in weights:
+                    raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {advice}")
+
+
+def mean_of_softened(member_logits: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """Logits whose softmax at `temperature` is the mean of the members' softmax at it.
+
+    Shapes: a list of (*batch, K) → (*batch, K), computed in float32 or wider.
+    Raises `ValueError` for members whose shapes differ.
+    """
+    temperature = checks.positive("temperature", temperature)
+    first = checks.logits("teacher[0] logits", member_logits[0])
+    for position, logits in enumerate(member_logits):
+        if checks.logits(f"teacher[{position}] logits", logits).shape != first.shape:
+            raise ValueError(
+                f"teacher[{position}] logits: got shape {tuple(logits.shape)}, expected {tuple(first.shape)} "
+                "like the first member's"
+            )
+    stacked = torch.stack(list(member_logits))
+    wide = stacked if stacked.dtype == torch.float64 else stacked.float()
+    log_probs = torch.log_softmax(wide / temperature, dim=-1)
+    return temperature * (log_probs.logsumexp(dim=0) - math.log(len(member_logits)))
+
+
+def _has_state(module: nn.Module) -> bool:
+    own_parameters, own_buffers = module.parameters(recurse=False), module.buffers(recurse=False)
+    return next(own_parameters, None) is not None or next(own_buffers, None) is not None
+
+
+def _place(parameter: nn.Parameter) -> tuple[Any, int] | None:
+    """Where a parameter's memory lies; `None` for one without any (empty, meta, lazy)."""
+    if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.numel() == 0:
+        return None
+    address = parameter.data_ptr() if parameter.device.type != "meta" else 0
+    return (str(parameter.device), address) if address else None
