@@ -1,0 +1,94 @@
+"""A verdict with what it rests on, and the words in which it is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kdrepro.claims import Claim, Side
+from kdrepro.intervals import Interval
+
+VERDICTS = ("reproduced", "direction holds", "inconclusive", "contradicted", "not run", "out of reach")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A verdict and what it rests on.
+
+    `mean` and `interval` are the claim's quantity in its own unit: the value, the difference `lower` minus
+    `higher`, the share of the gap that is closed, or the difference that decides about similarity. `n` counts
+    runs or pairs, `runs` names them. `detail` says it in one sentence; `seeds_needed` is the number of seeds
+    that would settle it, or None where it is settled or more seeds would not help.
+    """
+
+    claim: Claim
+    verdict: str
+    detail: str
+    mean: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    protocol: str = "paper"
+    seeds_needed: int | None = None
+    runs: tuple[str, ...] = ()
+
+
+def not_run(claim: Claim, *, n: int, runs: Iterable[str]) -> Judgement:
+    """The judgement where there are fewer runs than the claim asks for."""
+    return Judgement(
+        claim=claim,
+        verdict="not run",
+        detail=few(claim, n) + ".",
+        n=n,
+        protocol=claim.protocol,
+        seeds_needed=claim.seeds,
+        runs=tuple(runs),
+    )
+
+
+def number(value: float) -> str:
+    """A number with the digits that its size deserves.
+
+    >>> number(146.2), number(13.24), number(2.0), number(0.0912), number(-0.0), number(4730.0)
+    ('146', '13.2', '2', '0.091', '0', '4730')
+    """
+    if not math.isfinite(value):
+        return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
+    size = abs(value)
+    if 0 < size < 1e-3:
+        return f"{value:.1e}"
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3
+    text = f"{value:.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def bounds(interval: Interval) -> str:
+    """An interval in words.
+
+    >>> bounds(Interval(2.0, 1.5, 2.5))
+    '95 % interval 1.5 to 2.5'
+    """
+    return f"95 % interval {number(interval.low)} to {number(interval.high)}"
+
+
+def named(side: Side | float, metric: str) -> str:
+    """A side of a comparison in words; its metric is named where it is not the claim's.
+
+    >>> named(Side(("no_threes",), "test_errors_on_3"), "test_errors")
+    'no_threes (test_errors_on_3)'
+    """
+    if not isinstance(side, Side):
+        return number(side)
+    arms = side.arms[0] if len(side.arms) == 1 else f"the mean of {', '.join(side.arms)}"
+    return arms if side.metric == metric else f"{arms} ({side.metric})"
+
+
+def few(claim: Claim, n: int) -> str:
+    """How many of the seeds that a claim asks for are there."""
+    return f"{n} of {claim.seeds} seeds at protocol {claim.protocol}"
+
+
+def settle(needed: int | None) -> str:
+    """The end of a sentence that says how many seeds would settle a question, or nothing."""
+    return f"; about {needed} seeds would settle it" if needed else ""

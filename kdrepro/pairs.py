@@ -1,0 +1,143 @@
+"""Which runs are compared with which: by the teacher a student learned from, or by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from kdrepro.claims.model import Comparison, Side
+from kdrepro.ledger import Row
+
+
+def reading(row: Row, metric: str) -> float | None:
+    """What a row says about a metric (`config.<key>` reads its configuration), or None if it says nothing."""
+    prefix, _, key = metric.partition(".")
+    if prefix != "config":
+        return row.metrics.get(metric)
+    value = row.config.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One value of a side: a metric of one seed, or its mean over the side's arms at that seed."""
+
+    seed: int
+    value: float
+    runs: tuple[str, ...]
+    teachers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two readings that are compared; `second` is None where the other side is a number."""
+
+    difference: float
+    first: Reading
+    second: Reading | None
+    teachers: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The run ids of both."""
+        return self.first.runs + (self.second.runs if self.second else ())
+
+
+def readings(rows: Iterable[Row], side: Side) -> list[Reading]:
+    """The readings of a side: only seeds at which every arm of the side has a row with the metric."""
+    found: dict[int, dict[str, tuple[float, Row]]] = {}
+    for row in rows:
+        value = reading(row, side.metric)
+        if row.arm in side.arms and value is not None:
+            found.setdefault(row.seed, {})[row.arm] = value, row
+    return [
+        Reading(
+            seed,
+            sum(value for value, _ in by_arm.values()) / len(by_arm),
+            tuple(by_arm[arm][1].run for arm in side.arms),
+            tuple(sorted({teacher for _, row in by_arm.values() for teacher in row.teachers})),
+        )
+        for seed, by_arm in sorted(found.items())
+        if len(by_arm) == len(side.arms)
+    ]
+
+
+def _family(run: str) -> str:
+    """The run id without its seed."""
+    return run.rpartition(".s")[0]
+
+
+def _taught_by(students: Sequence[Reading], teachers: Sequence[Reading]) -> bool:
+    """Whether each student had one teacher, and that was a run of these arms."""
+    families = {_family(run) for each in teachers for run in each.runs}
+    return any(
+        _family(run) in families for each in students if len(each.teachers) == 1 for run in each.teachers
+    )
+
+
+def partners(
+    firsts: Sequence[Reading], seconds: Sequence[Reading], *, one_run: bool = False
+) -> list[tuple[Reading, Reading]]:
+    """Who is compared with whom.
+
+    A single run on either side is compared with all of the other side when `one_run` says so. Otherwise, if
+    the runs of one side are the teachers of the other's, a student goes with its teacher; else equal seeds go
+    together.
+    """
+    if one_run and 1 in (len(firsts), len(seconds)):
+        return [(first, second) for first in firsts for second in seconds]
+    if _taught_by(firsts, seconds):
+        return [(a, b) for a in firsts for b in seconds if set(a.teachers) & set(b.runs)]
+    if _taught_by(seconds, firsts):
+        return [(a, b) for b in seconds for a in firsts if set(b.teachers) & set(a.runs)]
+    by_seed = {second.seed: second for second in seconds}
+    return [(first, by_seed[first.seed]) for first in firsts if first.seed in by_seed]
+
+
+def compare(rows: Sequence[Row], comparison: Comparison, *, one_run: Collection[str] = ()) -> list[Pair]:
+    """The pairs of a comparison, each with the difference `lower` minus `higher`.
+
+    `one_run` names the arms that exist once and are compared with every run of the other side.
+    """
+    lower, higher = comparison.lower, comparison.higher
+    if isinstance(lower, Side) and isinstance(higher, Side):
+        once = [not set(side.arms).isdisjoint(one_run) for side in (lower, higher)]
+        pairs = partners(readings(rows, lower), readings(rows, higher), one_run=any(once))
+        return [Pair(low.value - high.value, low, high, _shared(low, high, once)) for low, high in pairs]
+    if isinstance(lower, Side) and not isinstance(higher, Side):
+        return [Pair(each.value - higher, each, None, each.teachers) for each in readings(rows, lower)]
+    if isinstance(higher, Side) and not isinstance(lower, Side):
+        return [Pair(lower - each.value, each, None, each.teachers) for each in readings(rows, higher)]
+    raise ValueError(f"comparison: got {comparison!r}, expected an arm on one side at least")
+
+
+def _shared(low: Reading, high: Reading, once: Sequence[bool]) -> tuple[str, ...]:
+    """The teachers a pair depends on; what a single run was made from is the same for all, and left out."""
+    each = [() if single else reading.teachers for reading, single in zip((low, high), once, strict=True)]
+    return tuple(sorted({*each[0], *each[1]}))
+
+
+def independent(values: Sequence[float], teachers: Sequence[tuple[str, ...]]) -> list[float]:
+    """The values as independent units: those that depend on the same teachers are averaged first.
+
+    Where all depend on the same teachers (or on none) the values stay as they are, and what is inferred from
+    them is about these teachers.
+
+    >>> independent([1.0, 3.0, 10.0, 20.0], [("t0",), ("t0",), ("t1",), ("t1",)])
+    [2.0, 15.0]
+    """
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for value, group in zip(values, teachers, strict=True):
+        groups.setdefault(group, []).append(value)
+    if () in groups or len(groups) == 1:
+        return list(values)
+    return [sum(group) / len(group) for group in groups.values()]
+
+
+def admitted(rows: Iterable[Row], *, recipe: str, protocol: str) -> list[Row]:
+    """The rows that may judge a claim: of its recipe and protocol, on the test set, of committed code."""
+    return [
+        row
+        for row in rows
+        if row.recipe == recipe and row.protocol == protocol and row.split == "test" and not row.dirty
+    ]
