@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is built on first use and again when the dependencies change.
+#   make PYTHON=python3.12 test     with another Python
+PYTHON ?= python3
+PROTOCOL ?= quick
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The pins were made on Python 3.11; newer and older ones take what the lower bounds of pyproject.toml allow.
+CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info[:2] == (3, 11) else "")')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book test lint bench clean venv browser
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+book: $(READY) ## run the chapters (PROTOCOL=quick) and build the pages into _build/html
+	$(BIN)/kdrepro book execute --protocol $(PROTOCOL)
+	$(BIN)/kdrepro book build
+
+test: $(READY) ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## measure the overhead of the engine
+	for file in bench/*.py; do $(BIN)/python "$$file" || exit 1; done
+
+browser: $(READY) ## fetch a Chromium for the browser tests, if the system has none
+	$(BIN)/playwright install chromium
+
+venv: $(READY) ## only build the environment
+
+clean: ## remove what was built; rows in ./runs stay
+	rm -rf $(VENV) _build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(CONSTRAINTS) -e ".[book,dev]"
+	@touch $(READY)
