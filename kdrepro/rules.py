@@ -62,7 +62,7 @@ def _ordered(pairs: Sequence[Pair]) -> _Outcome:
 
 
 def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
-    """Reproduced if every interval of `lower` minus `higher` lies below zero, contradicted if one lies above."""
+    """Reproduced if every interval of `lower` minus `higher` is below zero, contradicted if one is above."""
     compared = [compare(rows, each, one_run=claim.one_run) for each in claim.comparisons]
     n = min(len(pairs) for pairs in compared)
     runs = _runs(pair for pairs in compared for pair in pairs)
@@ -186,8 +186,8 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     """Reproduced if the interval of the share (from - arm) / (from - to) lies at or above what is claimed.
 
     Contradicted if it lies wholly below. The interval is Fieller's, over runs joined with their own teacher;
-    lower is better in the metric. Where the gap may be none, or runs the other way, Fieller's interval is unbounded
-    or means nothing, and that is inconclusive.
+    lower is better in the metric. Where the gap may be none, or runs the other way, Fieller's interval is
+    unbounded or means nothing, and that is inconclusive.
     """
     joined = _triples(claim, rows)
     n, runs = len(joined), _runs(each for triple in joined for each in triple)
@@ -233,7 +233,7 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
 
 
 def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
-    """Reproduced if every pairwise interval lies within the margin, contradicted if one lies wholly outside."""
+    """Reproduced if every pairwise interval is within the margin, contradicted if one is wholly outside."""
     sides = [Side((arm,), claim.metric) for arm in claim.arms]
     by_arm = [readings(rows, side) for side in sides]
     compared = [compare(rows, Comparison(a, b)) for a, b in combinations(sides, 2)]

@@ -1,0 +1,340 @@
+"""Tests of the rows and of the ledger that holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from recorded_rows import make_row
+
+from kdrepro import ledger as ledger_module
+from kdrepro.ledger import Ledger, Row, recorded, run_id, user_folder
+
+
+def test_a_row_comes_back_as_it_was_written(tmp_path):
+    row = make_row(
+        "soft_targets_T20",
+        3,
+        74.0,
+        teacher="hinton_kd.paper.teacher.s1",
+        config={"hidden": (800, 800), "note": "ä", "schedule": None, "nested": {"on": True}},
+        curves={"loss": [2.3, 1e-17, 0.1 + 0.2]},
+    )
+    file = Ledger(tmp_path).write(row)
+    assert file == tmp_path / "hinton_kd" / "paper.soft_targets_T20.s3.json"
+    assert Ledger(tmp_path).get("hinton_kd.paper.soft_targets_T20.s3") == row
+    assert row.config["hidden"] == [800, 800]
+    assert Ledger(tmp_path).problems() == []
+
+
+def test_run_ids_name_the_select_split():
+    assert run_id(recipe="r", arm="units300_T2.5", protocol="quick", seed=0, split="select") == (
+        "r.quick.units300_T2.5.s0.select"
+    )
+    assert make_row("teacher", 2).run == "hinton_kd.paper.teacher.s2"
+
+
+def test_teachers_are_none_one_or_several():
+    assert make_row("a", 0).teachers == ()
+    assert make_row("a", 0, teacher="t").teachers == ("t",)
+    assert make_row("a", 0, teacher=["t", "u"]).teachers == ("t", "u")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("recipe", ""),
+        ("recipe", "../up"),
+        ("recipe", "..."),
+        ("arm", "two words"),
+        ("arm", "a/b"),
+        ("arm", "x" * 200),
+        ("arm", 3),
+        ("protocol", "full"),
+        ("split", "train"),
+        ("seed", -1),
+        ("seed", 1.0),
+        ("seed", True),
+        ("parameters", -5),
+        ("parameters", "many"),
+        ("seconds", float("nan")),
+        ("seconds", -1.0),
+        ("seconds", None),
+        ("device", ""),
+        ("device", None),
+        ("commit", 7),
+        ("dirty", "no"),
+        ("dirty", 0),
+        ("metrics", {"test_errors": float("inf")}),
+        ("metrics", {"test_errors": "67"}),
+        ("metrics", {"test_errors": True}),
+        ("metrics", {"test_errors": 10**400}),
+        ("metrics", {"": 1.0}),
+        ("metrics", [67]),
+        ("config", {"a": float("nan")}),
+        ("config", {"a": {1, 2}}),
+        ("config", {"a": {"b": [object()]}}),
+        ("config", {1: "a"}),
+        ("versions", {"torch": 2}),
+        ("data", {"name": None}),
+        ("data", None),
+        ("teacher", []),
+        ("teacher", [""]),
+        ("teacher", 3),
+        ("started", "yesterday"),
+        ("started", "2025-03-01T12:00:00"),
+        ("started", "2025-03-01T12:00:00+02:00"),
+        ("started", None),
+        ("curves", {"loss": 1.0}),
+        ("curves", {"loss": [1.0, float("nan")]}),
+        ("schema", 2),
+        ("schema", "1"),
+        ("schema", True),
+    ],
+)
+def test_a_wrong_field_is_named(field, value):
+    fields = asdict(make_row("teacher", 0)) | {field: value}
+    with pytest.raises(ValueError, match=rf"^{field}.*: got .*, expected "):
+        Row(**fields)
+
+
+def test_changing_the_dictionary_that_was_given_does_not_change_the_row():
+    config = {"layers": [1, 2]}
+    row = replace(make_row("teacher", 0), config=config)
+    config["layers"].append(3)
+    assert row.config == {"layers": [1, 2]}
+
+
+def test_a_row_is_not_overwritten_unless_asked(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.write(make_row("teacher", 0, 67.0))
+    with pytest.raises(FileExistsError, match="replace=True"):
+        ledger.write(make_row("teacher", 0, 99.0))
+    assert ledger.get("hinton_kd.paper.teacher.s0").metrics["test_errors"] == 67
+    ledger.write(make_row("teacher", 0, 99.0), replace=True)
+    assert ledger.get("hinton_kd.paper.teacher.s0").metrics["test_errors"] == 99
+
+
+def test_a_process_that_was_faster_keeps_its_row(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.write(make_row("teacher", 0, 67.0))
+    real = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.suffix != ".json" and real(path))
+    with pytest.raises(FileExistsError, match="another process"):
+        ledger.write(make_row("teacher", 0, 99.0))
+    monkeypatch.undo()
+    assert ledger.get("hinton_kd.paper.teacher.s0").metrics["test_errors"] == 67
+    assert len(list(tmp_path.rglob("*"))) == 2
+
+
+def test_a_full_disk_leaves_the_old_row_and_no_litter(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.write(make_row("teacher", 0, 67.0))
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ledger_module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        ledger.write(make_row("teacher", 0, 99.0), replace=True)
+    assert ledger.get("hinton_kd.paper.teacher.s0").metrics["test_errors"] == 67
+    assert [file.name for file in (tmp_path / "hinton_kd").iterdir()] == ["paper.teacher.s0.json"]
+
+
+def test_a_file_system_without_links_still_takes_rows(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(ledger_module.os, "link", refuse)
+    Ledger(tmp_path).write(make_row("teacher", 0))
+    assert len(Ledger(tmp_path).rows()) == 1
+    with pytest.raises(FileExistsError):
+        Ledger(tmp_path).write(make_row("teacher", 0))
+
+
+def test_rows_are_chosen_and_sorted(tmp_path):
+    ledger = Ledger(tmp_path)
+    for row in (
+        make_row("teacher", 10),
+        make_row("teacher", 2),
+        make_row("student_alone", 0, protocol="quick"),
+        make_row("student_alone", 0, dirty=True),
+        make_row("student_alone", 1, split="select"),
+        make_row("teacher", 0, recipe="fitnets"),
+    ):
+        ledger.write(row)
+    names = [row.run for row in ledger.rows(recipe="hinton_kd")]
+    assert names == [
+        "hinton_kd.paper.student_alone.s0",
+        "hinton_kd.paper.teacher.s2",
+        "hinton_kd.paper.teacher.s10",
+        "hinton_kd.quick.student_alone.s0",
+    ]
+    assert [row.recipe for row in ledger.rows(arm="teacher", protocol="paper")] == ["fitnets"] + [
+        "hinton_kd"
+    ] * 2
+    assert len(ledger.rows(arm=["teacher", "student_alone"])) == 5
+    assert [row.seed for row in ledger.rows(split="select")] == [1]
+    assert [row.arm for row in ledger.rows(recipe="hinton_kd", protocol="paper", clean=True)] == [
+        "teacher"
+    ] * 2
+    with pytest.raises(
+        ValueError, match="protocol: got 'papr', expected one of smoke, quick, reduced, paper"
+    ):
+        ledger.rows(protocol="papr")
+    with pytest.raises(ValueError, match="split: got 'train'"):
+        ledger.rows(split="train")
+
+
+def test_the_first_folder_wins_and_is_written_into(tmp_path):
+    Ledger(tmp_path / "b").write(make_row("teacher", 0, 1.0))
+    Ledger(tmp_path / "b").write(make_row("teacher", 1, 1.0))
+    both = Ledger(tmp_path / "a", tmp_path / "b")
+    both.write(make_row("teacher", 0, 2.0))
+    assert [row.metrics["test_errors"] for row in both.rows()] == [2.0, 1.0]
+    assert (tmp_path / "a" / "hinton_kd" / "paper.teacher.s0.json").exists()
+
+
+def test_a_ledger_without_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="folders: got none"):
+        Ledger()
+    empty = Ledger(tmp_path / "nowhere")
+    assert (empty.rows(), empty.problems(), empty.get("x")) == ([], [], None)
+
+
+def test_every_recorded_row_can_be_read():
+    assert recorded().problems() == []
+
+
+def test_the_users_folder_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.delenv("KDREPRO_RUNS", raising=False)
+    assert user_folder() == Path("runs")
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    assert user_folder() == tmp_path
+
+
+GOOD = "paper.teacher.s0.json"
+
+
+def _changed(**changes):
+    return json.dumps(asdict(make_row("teacher", 0)) | changes)
+
+
+def _without(name):
+    return json.dumps({key: value for key, value in asdict(make_row("teacher", 0)).items() if key != name})
+
+
+MALFORMED = {
+    "truncated": (GOOD, _changed()[:200], "not complete JSON"),
+    "empty": (GOOD, "", "not complete JSON"),
+    "not text": (GOOD, b"\xff\xfe\x00", "not complete JSON"),
+    "a list": (GOOD, "[]", "got a JSON list"),
+    "a number": (GOOD, "3", "got a JSON int"),
+    "deep": (GOOD, "[" * 100_000 + "]" * 100_000, "nested too deeply|not complete JSON|got a JSON list"),
+    "missing field": (GOOD, _without("commit"), "fields: missing commit"),
+    "unknown field": (GOOD, _changed(colour="red"), "fields: unknown colour"),
+    "wrong type": (GOOD, _changed(seed="0"), "seed: got '0', expected a whole number"),
+    "NaN": (GOOD, _changed(seconds=float("nan")), "NaN is not a finite number"),
+    "infinite": (GOOD, _changed(metrics={"test_errors": float("inf")}), "Infinity is not a finite number"),
+    "too large": (GOOD, _changed(metrics={"test_errors": 10**400}), "expected a finite number"),
+    "overflowing": (GOOD, _changed().replace("720.0", "1e999"), "expected a finite number"),
+    "other schema": (GOOD, _changed(schema=2), "schema: got 2, expected 1"),
+    "other schema, other fields": (GOOD, json.dumps({"schema": 9, "x": 1}), "schema: got 9, expected 1"),
+    "name of another seed": (
+        "paper.teacher.s1.json",
+        _changed(),
+        "belongs in hinton_kd/paper.teacher.s0.json",
+    ),
+    "name of another protocol": ("quick.teacher.s0.json", _changed(), "belongs in hinton_kd/paper"),
+    "other recipe's folder": (GOOD, _changed(recipe="fitnets"), "belongs in fitnets/paper.teacher.s0.json"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_row_is_reported_and_does_not_disturb_the_others(tmp_path, case):
+    name, content, reason = MALFORMED[case]
+    ledger = Ledger(tmp_path)
+    ledger.write(make_row("student_alone", 0))
+    file = tmp_path / "hinton_kd" / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    problems = ledger.problems()
+    assert [problem.file for problem in problems] == [file]
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(problems[0].message)
+    assert [row.arm for row in ledger.rows()] == ["student_alone"]
+
+
+def test_folders_dead_links_and_misplaced_files_are_reported(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.write(make_row("student_alone", 0))
+    (tmp_path / "hinton_kd" / "x.json").mkdir()
+    (tmp_path / "hinton_kd" / "y.json").symlink_to(tmp_path / "gone")
+    (tmp_path / "z.json").write_text("{}")
+    (tmp_path / "hinton_kd" / ".row-abc.tmp").write_text("{")
+    found = {problem.file.name: problem.message for problem in ledger.problems()}
+    assert found.keys() == {"x.json", "y.json", "z.json"}
+    assert found["x.json"] == "a folder, expected a file"
+    assert found["y.json"].startswith("cannot be read: No such file")
+    assert found["z.json"] == "lies outside a recipe's folder"
+    assert len(ledger.rows()) == 1
+
+
+WRITER = """
+import os, sys
+from dataclasses import replace
+from kdrepro.ledger import Ledger
+sys.path.insert(0, sys.argv[3])
+from recorded_rows import make_row
+ledger, name = Ledger(sys.argv[1]), sys.argv[2]
+row = make_row(f"arm_{name}", 0, curves={"loss": [0.5] * 2000})
+log = os.open(os.path.join(sys.argv[1], f"log_{name}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+seed = 0
+while True:
+    ledger.write(replace(row, seed=seed))
+    os.write(log, f"{seed}\\n".encode())
+    seed += 1
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.timeout(120)
+def test_eight_killed_writers_lose_and_garble_nothing(tmp_path):
+    chance = random.Random(7)
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([str(Path(here).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    writers = [
+        subprocess.Popen([*command, str(number), here], env=os.environ | {"PYTHONPATH": path})
+        for number in range(8)
+    ]
+    logs = [tmp_path / f"log_{number}" for number in range(8)]
+    try:
+        deadline = time.monotonic() + 60
+        while not all(log.exists() and log.stat().st_size > 20 for log in logs):
+            assert time.monotonic() < deadline, "the writers did not start"
+            assert all(writer.poll() is None for writer in writers), "a writer failed"
+            time.sleep(0.05)
+        for writer in chance.sample(writers, 8):
+            time.sleep(chance.uniform(0.0, 0.1))
+            writer.send_signal(signal.SIGKILL)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    ledger = Ledger(tmp_path)
+    assert ledger.problems() == []
+    found = {(row.arm, row.seed) for row in ledger.rows()}
+    written = {(f"arm_{n}", int(seed)) for n, log in enumerate(logs) for seed in log.read_text().split()}
+    assert len(written) >= 80
+    assert written <= found
+    # A killed writer may have finished one row that it could not log, and no more than one.
+    assert len(found - written) <= 8
+    assert all(row.curves["loss"] == [0.5] * 2000 for row in ledger.rows())
