@@ -18,6 +18,23 @@ def run_module(module: nn.Module, inputs: Tensor | Mapping[str, Any], *, side: s
     return as_outputs(module(**inputs) if isinstance(inputs, Mapping) else module(inputs), side=side)
 
 
+def members_of(teacher: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+    """The networks of a teacher: itself, or those of a list, a tuple or an `nn.ModuleList`."""
+    # A ModuleList is a module, but not one that can be called: its members are meant.
+    if isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList):
+        return (teacher,)
+    if not isinstance(teacher, list | tuple | nn.ModuleList):
+        raise TypeError(f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them")
+    for position, member in enumerate(teacher):
+        if not isinstance(member, nn.Module):
+            raise TypeError(f"teacher[{position}]: got {type(member).__name__}, expected an nn.Module")
+    if not len(teacher):
+        raise ValueError("teacher: got an empty list, expected at least one nn.Module")
+    if len({id(member) for member in teacher}) < len(teacher):
+        raise ValueError("teacher: got the same nn.Module more than once, expected different members")
+    return tuple(teacher)
+
+
 class FrozenTeacher:
     """One network, or an ensemble of several, that is asked and never changed.
 
@@ -29,24 +46,11 @@ class FrozenTeacher:
     T log mean_i softmax(z_i / T): the arithmetic mean of Hinton, Vinyals & Dean (2015), section 1.
     They come without features: no one member's would stand for the rest.
 
-    Raises `TypeError` for anything but modules, `ValueError` for an empty list or a member that is in it twice.
+    Raises `TypeError` for anything but modules, `ValueError` for an empty list or a member named twice.
     """
 
     def __init__(self, teacher: nn.Module | Sequence[nn.Module]) -> None:
-        members = (teacher,) if isinstance(teacher, nn.Module) else teacher
-        # A ModuleList is a module, but not one that can be called: its members are meant.
-        if isinstance(teacher, nn.ModuleList):
-            members = tuple(teacher)
-        if not isinstance(members, list | tuple):
-            raise TypeError(f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them")
-        for position, member in enumerate(members):
-            if not isinstance(member, nn.Module):
-                raise TypeError(f"teacher[{position}]: got {type(member).__name__}, expected an nn.Module")
-        if not members:
-            raise ValueError("teacher: got an empty list, expected at least one nn.Module")
-        if len({id(member) for member in members}) < len(members):
-            raise ValueError("teacher: got the same nn.Module more than once, expected different members")
-        self.modules: tuple[nn.Module, ...] = tuple(members)
+        self.modules = members_of(teacher)
         self._sleep()
 
     def _sleep(self) -> None:
@@ -56,7 +60,7 @@ class FrozenTeacher:
                 member.eval()
 
     def __call__(self, inputs: Tensor | Mapping[str, Any], *, temperature: float = 1.0) -> Outputs:
-        """Ask the teacher; `temperature` (T) matters to an ensemble only, whose softened classes are averaged."""
+        """Ask the teacher; `temperature` matters to an ensemble only, whose softened classes are averaged."""
         self._sleep()
         # Not inference_mode: a loss may save the teacher's tensors for its backward pass.
         with torch.no_grad():
@@ -75,7 +79,7 @@ class FrozenTeacher:
     def check_apart(self, **others: nn.Module) -> None:
         """Raise `ValueError` if one of `others`, by argument name, is the teacher or shares weights with it.
 
-        Training it would change the teacher too; a network that is its own teacher learns nothing from itself.
+        Training it would change the teacher too; a network that is its own teacher learns nothing from it.
         """
         own = {id(module) for member in self.modules for module in member.modules() if _has_state(module)}
         own |= {id(member) for member in self.modules}

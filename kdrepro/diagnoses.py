@@ -1,0 +1,221 @@
+"""The mistakes that can be read off the numbers of one batch: inputs, logits, targets, loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdrepro.types import Batch, Outputs
+
+# A teacher is called at chance when one guesser in a hundred would do as well, and only on a batch on which a
+# teacher halfway between guessing and perfect would pass 99 times in a hundred.
+_LEVEL = 0.01
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake that `check` found: a stable `code`, its `severity`, what is the matter, and what to do."""
+
+    code: str
+    severity: Literal["error", "warning"]
+    message: str
+    advice: str
+
+
+def error(code: str, message: str, advice: str) -> Finding:
+    """A finding that stops or voids the training."""
+    return Finding(code, "error", message, advice)
+
+
+def warning(code: str, message: str, advice: str) -> Finding:
+    """A finding that is worth a thought."""
+    return Finding(code, "warning", message, advice)
+
+
+def tensors(inputs: Tensor | Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors among a batch's inputs, by the name a message should give them."""
+    if isinstance(inputs, Tensor):
+        return {"inputs": inputs}
+    return {f"inputs[{name!r}]": value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
+def in_inputs(inputs: Tensor | Mapping[str, Any]) -> Iterator[Finding]:
+    """Numbers that are not finite."""
+    for name, value in tensors(inputs).items():
+        wrong = int((~value.isfinite()).sum()) if value.is_floating_point() else 0
+        if wrong:
+            message = f"{name}: {wrong} of {value.numel()} values are NaN or infinite"
+            yield error("inputs_not_finite", message, "Mend the data or what prepares it.")
+
+
+def in_logits(name: str, logits: Tensor) -> Iterator[Finding]:
+    """Logits of one side, `teacher`, `teacher[2]` or `student`, that are not finite or not logits."""
+    side = name.partition("[")[0]
+    lowest = logits == -math.inf
+    # A class that is -inf in every row is one that is left out on purpose.
+    wrong = logits.isnan() | (logits == math.inf) | (lowest & ~lowest.flatten(0, -2).all(0))
+    if bool(wrong.any()):
+        where = tuple(int(index) for index in wrong.nonzero()[0])
+        yield error(
+            f"{side}_not_finite",
+            f"{name}: {int(wrong.sum())} of {logits.numel()} logits are NaN or infinite, "
+            f"the first at {where} is {float(logits[where])}",
+            "Look for weights that diverged, half precision that overflows, or inputs not normalised.",
+        )
+        return
+    wide = logits.double()
+    in_range = bool(((wide >= 0) & (wide <= 1)).all())
+    if logits.shape[-1] > 1 and in_range and bool(((wide.sum(-1) - 1).abs() < 1e-2).all()):
+        yield warning(
+            f"{side}_gives_probabilities",
+            f"{name}: every row lies in [0, 1] and sums to 1, so these are probabilities, not logits",
+            "Take the last softmax away: the losses apply their own.",
+        )
+
+
+def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
+    """Targets and mask that do not go with the student's logits."""
+    targets, mask, leading, classes = batch.targets, batch.mask, logits.shape[:-1], logits.shape[-1]
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
+        kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
+        message = f"targets: got {kind}, expected integer class numbers (torch.int64)"
+        yield error("targets_type", message, "Use targets.long(), or .argmax(-1) where they are one-hot.")
+    elif targets.shape != leading:
+        yield error(
+            "targets_shape",
+            f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector",
+            "Give one class number per position; one-hot targets become numbers by .argmax(-1).",
+        )
+    elif mask is not None and (mask.dtype != torch.bool or mask.shape != leading):
+        yield error(
+            "mask_invalid",
+            f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {tuple(leading)}",
+            "Make it boolean, True where a position counts, with the shape of the targets.",
+        )
+    elif mask is not None and not bool(mask.any()):
+        yield error(
+            "mask_empty", "mask: no position counts", "See that True stands for a position that counts."
+        )
+    else:
+        counted = targets if mask is None else targets[mask]
+        low, high = int(counted.min()), int(counted.max())
+        if low < 0 or high >= classes:
+            yield error(
+                "targets_out_of_range",
+                f"targets: got values from {low} to {high}, expected class numbers from 0 to {classes - 1}",
+                "Count classes from 0, mask padding out, and compare the number of classes with the data's.",
+            )
+
+
+def between(teacher_logits: Tensor, student_logits: Tensor) -> Iterator[Finding]:
+    """Logits of the two sides that cannot be compared, or have nothing to tell each other."""
+    ours, theirs = student_logits.shape, teacher_logits.shape
+    if ours[-1] != theirs[-1]:
+        yield error(
+            "classes_differ",
+            f"the teacher gives {theirs[-1]} classes, the student {ours[-1]}",
+            "Compare the sizes of the output layers (a language model's, not its tokenizer's vocabulary), "
+            "and see that class k means the same to both.",
+        )
+    elif ours != theirs:
+        yield error(
+            "shapes_differ",
+            f"the teacher's logits have shape {tuple(theirs)}, the student's {tuple(ours)}",
+            "Both must give one vector of logits for each of the same positions.",
+        )
+    elif torch.equal(teacher_logits.to(student_logits), student_logits):
+        yield warning(
+            "same_outputs",
+            "teacher and student give the same logits: the loss between them is 0",
+            "See whether the teacher's outputs are used twice; a copy of the teacher starts like this.",
+        )
+
+
+def in_accuracy(batch: Batch, teacher_logits: Tensor) -> Iterator[Finding]:
+    """A teacher right no more often than guessing, where the batch is large enough to tell (binomial)."""
+    right = teacher_logits.argmax(-1) == batch.targets.to(teacher_logits.device)
+    if batch.mask is not None:
+        right = right[batch.mask]
+    count, correct, classes = right.numel(), int(right.sum()), teacher_logits.shape[-1]
+    if classes < 2:
+        return
+    guess = 1 / classes
+    least = next((hits for hits in range(count + 1) if _at_least(hits, count, guess) <= _LEVEL), count + 1)
+    if correct < least and _at_least(least, count, (1 + guess) / 2) >= 1 - _LEVEL:
+        yield error(
+            "teacher_at_chance",
+            f"the teacher is right on {correct} of {count} positions, no more than guessing among "
+            f"{classes} classes; {least} would tell it from that",
+            "See that its weights are loaded, that inputs are normalised as it was trained, and that its "
+            "classes are numbered like the targets.",
+        )
+
+
+def _at_least(hits: int, count: int, rate: float) -> float:
+    """Probability of at least `hits` of `count` when each has probability `rate`."""
+    if hits > count:
+        return 0.0
+    number = torch.arange(hits, count + 1, dtype=torch.float64)
+    total = torch.tensor(count, dtype=torch.float64)
+    ways = torch.lgamma(total + 1) - torch.lgamma(number + 1) - torch.lgamma(total - number + 1)
+    return float((ways + number * math.log(rate) + (total - number) * math.log1p(-rate)).exp().sum())
+
+
+def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch: Batch) -> Iterator[Finding]:
+    """An objective that fails, is not finite, or sends its gradient to the wrong side."""
+    leaves = [_leaf(outputs) for outputs in (student, teacher)]
+    try:
+        terms = objective(*leaves, batch)
+        loss = sum(terms.values())
+        if not isinstance(loss, Tensor) or loss.ndim:
+            raise TypeError(f"it returned {terms!r}, expected a dict of scalar tensors by name")
+    # Whatever a stranger's objective raises is the finding.
+    except Exception as problem:
+        yield error(
+            "objective_fails",
+            f"objective: failed on this batch with {type(problem).__name__}: {problem}",
+            "Call objective(Outputs(student_logits), Outputs(teacher_logits), batch) by hand.",
+        )
+        return
+    if not bool(loss.isfinite()):
+        values = ", ".join(f"{name} {float(term):.4g}" for name, term in terms.items())
+        yield error(
+            "loss_not_finite", f"objective: the loss is not finite ({values})", "Mend the term that is not."
+        )
+        return
+    ours, theirs = ([leaf.logits, *leaf.features.values()] for leaf in leaves)
+    gradients: list[Tensor | None] = [None] * len(ours + theirs)
+    if loss.requires_grad:
+        gradients = list(torch.autograd.grad(loss, ours + theirs, allow_unused=True))
+    to_student, to_teacher = gradients[: len(ours)], gradients[len(ours) :]
+    if all(gradient is None for gradient in to_student):
+        yield error(
+            "student_gets_no_gradient",
+            "objective: its loss does not depend on the student's outputs",
+            "See whether teacher and student are swapped, or the teacher's outputs used twice.",
+        )
+    elif any(gradient is not None and not bool(gradient.isfinite().all()) for gradient in to_student):
+        yield error(
+            "gradient_not_finite",
+            "objective: the loss is finite, its gradient to the student is not",
+            "Compute with log_softmax, never with the logarithm of a softmax.",
+        )
+    if any(gradient is not None and bool((gradient != 0).any()) for gradient in to_teacher):
+        yield warning(
+            "gradient_to_teacher",
+            "objective: it sends a gradient to the teacher's outputs",
+            "Detach them: kdrepro.fit and Distiller run the teacher without gradient, another loop may not.",
+        )
+
+
+def _leaf(outputs: Outputs) -> Outputs:
+    features = {
+        name: value.detach().clone().requires_grad_(value.is_floating_point())
+        for name, value in outputs.features.items()
+    }
+    return Outputs(outputs.logits.detach().clone().requires_grad_(), features)

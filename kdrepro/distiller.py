@@ -1,0 +1,105 @@
+"""Teacher, student and objective as one module, for a training loop of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from kdrepro.teacher import FrozenTeacher, run_module
+from kdrepro.types import Batch
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a `Distiller` gives: `loss` to call `.backward()` on, its `terms` by name (they sum to it, already
+    weighted), and the student's `logits` and `features`.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+class Distiller(nn.Module):
+    """One module that runs teacher and student on a batch and gives the loss between them.
+
+    `teacher` is a network, a list of them (an ensemble: their softmax at the objective's `temperature` is
+    averaged), or `None` for an objective that needs none. `objective` is a module such as `HintonKD`, called
+    with (student outputs, teacher outputs, batch).
+
+    The teacher is used, never owned. `.parameters()` and `state_dict()` hold the student and what the
+    objective learns, nothing of the teacher. Whatever `.train()` says, it runs in eval mode and without
+    gradient, and its weights and buffers stay bitwise as they are. `.to()`, `.half()` and the like do move
+    or convert it along.
+
+    Raises `TypeError` for anything but modules, `ValueError` where student or objective share its weights.
+
+    >>> import torch
+    >>> from kdrepro import HintonKD
+    >>> teacher, student = nn.Linear(4, 3), nn.Linear(4, 3)
+    >>> distiller = Distiller(teacher, student, HintonKD(temperature=4.0, soft_weight=0.9))
+    >>> out = distiller(torch.randn(8, 4), torch.randint(3, (8,)))
+    >>> out.loss.backward()
+    >>> sorted(out.terms), sorted(distiller.state_dict()), teacher.weight.grad
+    (['hard', 'soft'], ['student.bias', 'student.weight'], None)
+    """
+
+    def __init__(
+        self, teacher: nn.Module | Sequence[nn.Module] | None, student: nn.Module, objective: nn.Module
+    ) -> None:
+        super().__init__()
+        for name, module in {"student": student, "objective": objective}.items():
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
+        self.student = student
+        self.objective = objective
+        # Not an nn.Module, so it is not registered: state_dict, parameters and train() pass it by.
+        self.teacher = None if teacher is None else FrozenTeacher(teacher)
+        if self.teacher is not None:
+            self.teacher.check_apart(student=student, objective=objective)
+
+    def forward(
+        self, inputs: Tensor | Mapping[str, Any], targets: Tensor | None = None, mask: Tensor | None = None
+    ) -> Distilled:
+        """Loss of the student on one batch.
+
+        `inputs` goes to both networks: a tensor as it is, a mapping as keyword arguments (as Hugging Face's
+        models take them). `targets` (B,) or (B, L) may be left out where the objective does not look at them;
+        `mask` is boolean and of their shape, True where a position counts.
+        """
+        student = run_module(self.student, inputs, side="student")
+        teacher = None
+        if self.teacher is not None:
+            teacher = self.teacher(inputs, temperature=getattr(self.objective, "temperature", 1.0))
+        # An objective that reads what is not there says so itself.
+        batch = Batch(cast(Tensor, inputs), cast(Tensor, targets), mask)
+        terms = self.objective(student, teacher, batch)
+        return Distilled(total(terms), dict(terms), student.logits, student.features)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
+        if self.teacher is not None and recurse:
+            for member in self.teacher.modules:
+                member._apply(fn)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def total(terms: object) -> Tensor:
+    """The sum of an objective's terms.
+
+    Raises `TypeError` unless they are a dict of tensors, `ValueError` for none at all or one not a scalar.
+    """
+    if not isinstance(terms, Mapping) or not all(isinstance(term, Tensor) for term in terms.values()):
+        raise TypeError(f"objective: it returned {type(terms).__name__}, expected a dict of scalar tensors")
+    if not terms:
+        raise ValueError("objective: it returned no terms, expected at least one")
+    for name, term in terms.items():
+        if term.ndim:
+            raise ValueError(f"objective: its term {name!r} has shape {tuple(term.shape)}, expected a scalar")
+    return cast(Tensor, reduce(add, terms.values()))

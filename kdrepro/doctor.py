@@ -1,0 +1,244 @@
+"""Find the classic mistakes of a distillation on one batch, before the hours of training are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdrepro import diagnoses
+from kdrepro.diagnoses import Finding, error, warning
+from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of, run_module
+from kdrepro.types import Batch, Outputs
+
+
+def check(
+    teacher: nn.Module | Sequence[nn.Module],
+    student: nn.Module,
+    batch: Batch | Sequence[Any],
+    *,
+    objective: nn.Module | None = None,
+) -> list[Finding]:
+    """Look at teacher, student and one batch for the mistakes that spoil a distillation without a word.
+
+    `teacher` is a network or a list of them, `batch` a `Batch` or (inputs, targets[, mask]) as a `DataLoader`
+    gives it; inputs that are a mapping go to the networks as keyword arguments. With an `objective` its loss
+    and its gradients are looked at too. A finding of severity `error` stops or voids the training, a
+    `warning` is worth a thought. `format_findings` makes text of them.
+
+    Both networks run in eval mode, without gradient. Modes, buffers, gradients and torch's random state are
+    afterwards what they were. Raises `TypeError` for arguments that are no modules or no batch.
+
+    >>> teacher, student = nn.Linear(4, 10).eval().requires_grad_(False), nn.Linear(4, 8)
+    >>> findings = check(teacher, student, (torch.randn(2, 4), torch.tensor([0, 7])))
+    >>> [(finding.code, finding.message) for finding in findings]
+    [('classes_differ', 'the teacher gives 10 classes, the student 8')]
+    """
+    members = members_of(teacher)
+    for name, module in {"student": student, "objective": objective}.items():
+        if not isinstance(module, nn.Module) and not (name == "objective" and module is None):
+            raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
+    batch = _as_batch(batch)
+    findings = list(_modes(members, student))
+    with _untouched(*members, student, *([] if objective is None else [objective])):
+        findings += _identity(members, student, objective)
+        sizes = [len(value) for value in diagnoses.tensors(batch.inputs).values() if value.ndim]
+        if not sizes or min(sizes) == 0:
+            return [*findings, error("empty_batch", "the batch holds no examples", "Take a batch with some.")]
+        findings += diagnoses.in_inputs(batch.inputs)
+        findings += _batch_of_one(min(sizes), student)
+        outputs = [
+            _ask(_name(position, members), member, batch, findings) for position, member in enumerate(members)
+        ]
+        student.eval()
+        answer = _attempt("student", lambda: run_module(student, batch.inputs, side="student"), findings)
+        if answer is not None:
+            findings += diagnoses.in_targets(batch, answer.logits)
+        answers = [each for each in outputs if each is not None]
+        if answer is None or len(answers) < len(members):
+            return findings
+        try:
+            together = _together(answers, objective)
+        except ValueError as problem:
+            return [
+                *findings,
+                error("members_differ", str(problem), "Let all members give logits of one shape."),
+            ]
+        findings += diagnoses.between(together.logits, answer.logits)
+        # Beyond an error the numbers mean nothing.
+        if not any(finding.severity == "error" for finding in findings):
+            findings += diagnoses.in_accuracy(batch, together.logits)
+            if objective is not None:
+                findings += diagnoses.in_objective(objective, answer, together, batch)
+    return findings
+
+
+def format_findings(findings: Sequence[Finding]) -> str:
+    """The findings as text, errors first, each with its advice.
+
+    >>> print(format_findings([Finding("empty_batch", "error", "no examples", "Take another.")]))
+    error    empty_batch: no examples
+             Take another.
+    """
+    if not findings:
+        return "No mistakes found."
+    ordered = sorted(findings, key=lambda finding: finding.severity)
+    return "\n".join(
+        f"{each.severity:<8} {each.code}: {each.message}\n{'':<8} {each.advice}" for each in ordered
+    )
+
+
+def _as_batch(batch: Batch | Sequence[Any]) -> Batch:
+    if not isinstance(batch, Batch):
+        if not isinstance(batch, list | tuple) or not 2 <= len(batch) <= 3:
+            raise TypeError(
+                f"batch: got {type(batch).__name__}, expected a Batch or (inputs, targets[, mask])"
+            )
+        batch = Batch(*batch)
+    if not isinstance(batch.inputs, Tensor | Mapping):
+        raise TypeError(f"batch: got inputs of {type(batch.inputs).__name__}, expected a tensor or a mapping")
+    return batch
+
+
+def _modes(members: Sequence[nn.Module], student: nn.Module) -> Iterator[Finding]:
+    by_mode = nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase
+    awake = [
+        path
+        for member in members
+        for path, module in member.named_modules()
+        if module.training and isinstance(module, by_mode)
+    ]
+    if any(member.training for member in members):
+        yield warning(
+            "teacher_in_train_mode",
+            "the teacher is in train mode: its BatchNorm drifts and its dropout makes the targets noisy",
+            "kdrepro.fit and Distiller put it in eval mode at every step; in another loop call teacher.eval().",
+        )
+    elif awake:
+        yield warning(
+            "teacher_partly_in_train_mode",
+            f"the teacher is in eval mode, but not its dropout or normalisation {', '.join(awake[:3])}",
+            "Call teacher.eval() after whatever woke it.",
+        )
+    trains = sum(parameter.requires_grad for member in members for parameter in member.parameters())
+    if trains:
+        yield warning(
+            "teacher_trains",
+            f"{trains} of the teacher's parameter tensors require a gradient",
+            "kdrepro.fit and Distiller ask it without gradient; in another loop call "
+            "teacher.requires_grad_(False) and keep its parameters out of the optimizer.",
+        )
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        yield error(
+            "student_frozen",
+            "no parameter of the student requires a gradient",
+            "Call student.requires_grad_(True), or see whether teacher and student are swapped.",
+        )
+    if not student.training:
+        yield warning(
+            "student_in_eval_mode",
+            "the student is in eval mode: its dropout is off and its BatchNorm frozen",
+            "Call student.train() before each epoch, after any evaluation.",
+        )
+
+
+def _identity(
+    members: Sequence[nn.Module], student: nn.Module, objective: nn.Module | None
+) -> Iterator[Finding]:
+    advice = "Give it weights of its own: copy.deepcopy(teacher), or a new network."
+    if any(member is student for member in members):
+        yield error("same_object", "teacher and student are one object: nothing would be distilled", advice)
+        return
+    frozen = FrozenTeacher(members)
+    for name, other in {"student": student, "objective": objective}.items():
+        try:
+            if other is not None:
+                frozen.check_apart(**{name: other})
+        except ValueError as problem:
+            yield error("shared_weights", str(problem), advice)
+
+
+def _batch_of_one(size: int, student: nn.Module) -> Iterator[Finding]:
+    if size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+        yield warning(
+            "batch_of_one",
+            "the student holds BatchNorm and the batch one example, which leaves it nothing to compare with",
+            "Use larger batches, and drop a last one of a single example.",
+        )
+
+
+def _name(position: int, members: Sequence[nn.Module]) -> str:
+    return "teacher" if len(members) == 1 else f"teacher[{position}]"
+
+
+def _ask(name: str, member: nn.Module, batch: Batch, findings: list[Finding]) -> Outputs | None:
+    frozen = FrozenTeacher(member)
+    answer = _attempt(name, lambda: frozen(batch.inputs), findings)
+    # Twice, since some dropout does not listen to the mode. The tolerance leaves room for a GPU's order of sums.
+    if answer is not None and not torch.allclose(
+        answer.logits, frozen(batch.inputs).logits, rtol=1e-3, atol=1e-3, equal_nan=True
+    ):
+        findings.append(
+            warning(
+                "teacher_random",
+                f"{name}: the same inputs gave two answers in eval mode",
+                "Find the noise that ignores the mode, such as F.dropout(x) without training=self.training.",
+            )
+        )
+    return answer
+
+
+def _attempt(name: str, run: Callable[[], Outputs], findings: list[Finding]) -> Outputs | None:
+    try:
+        with torch.no_grad():
+            outputs = run()
+        logits = outputs.logits
+        if logits.ndim < 2 or not logits.numel() or not logits.is_floating_point():
+            kind = f"{logits.dtype} of shape {tuple(logits.shape)}"
+            raise ValueError(f"its logits are {kind}, expected floating-point (B, K) or (B, L, K)")
+    # Whatever a stranger's forward raises is the finding.
+    except Exception as problem:
+        findings.append(
+            error(
+                f"{name.partition('[')[0]}_fails",
+                f"{name}: failed on this batch with {type(problem).__name__}: {problem}",
+                f"Call {name}(inputs) on this batch by hand: it must take the inputs and return logits.",
+            )
+        )
+        return None
+    findings += diagnoses.in_logits(name, logits)
+    return outputs
+
+
+def _together(outputs: Sequence[Outputs], objective: nn.Module | None) -> Outputs:
+    if len(outputs) == 1:
+        return outputs[0]
+    temperature = getattr(objective, "temperature", 1.0)
+    return Outputs(mean_of_softened([each.logits for each in outputs], temperature=temperature))
+
+
+@contextmanager
+def _untouched(*roots: nn.Module) -> Iterator[None]:
+    """Put modes, buffers and torch's random state back afterwards."""
+    modes = [(module, module.training) for root in roots for module in root.modules()]
+    buffers = [
+        (module, name, value, value.clone())
+        for module, _ in modes
+        for name, value in module._buffers.items()
+        if value is not None
+    ]
+    places = {value.device for root in roots for value in [*root.parameters(), *root.buffers()]}
+    cuda = sorted(place.index for place in places if place.type == "cuda")
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for module, name, value, copy in buffers:
+                module._buffers[name] = value
+                value.copy_(copy)
