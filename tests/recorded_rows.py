@@ -13,7 +13,7 @@ TEMPERATURES = ("1", "2", "2.5", "3", "4", "6", "8", "10", "14", "20", "30")
 
 
 def make_row(arm: str, seed: int, errors: float = 100.0, **changes: Any) -> Row:
-    """A row of the arm with so many test errors; `changes` replace or (for metrics, config) add to its fields."""
+    """A row of the arm with so many test errors; `changes` replace its fields, or add to metrics and config."""
     fields: dict[str, Any] = {
         "recipe": "hinton_kd",
         "arm": arm,
