@@ -10,7 +10,7 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if s
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test lint bench clean venv browser
+.PHONY: help book test lint bench clean venv browser pins
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,12 @@ browser: $(READY) ## fetch a Chromium for the browser tests, if the system has n
 	$(BIN)/playwright install chromium
 
 venv: $(READY) ## only build the environment
+
+pins: $(READY) ## write constraints.txt from what is installed in .venv
+	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
+	  | grep -viE '^(nvidia-|cuda-|triton)'; } > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+	touch $(READY)
 
 clean: ## remove what was built; rows in ./runs stay
 	rm -rf $(VENV) _build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
