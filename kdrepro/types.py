@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +21,17 @@ class Batch:
     targets: Tensor
     mask: Tensor | None = None
     index: Tensor | None = None
+
+    @property
+    def counted_targets(self) -> Tensor:
+        """The targets, with class 0 where `mask` leaves a position out: padding is often -100, which is no class.
+
+        A mask that does not fit is left for `masked_mean` to refuse.
+        """
+        mask = self.mask
+        if mask is None or mask.dtype != torch.bool or mask.shape != getattr(self.targets, "shape", None):
+            return self.targets
+        return self.targets.masked_fill(~mask, 0)
 
 
 @dataclass(frozen=True)

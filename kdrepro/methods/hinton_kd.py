@@ -40,6 +40,6 @@ class HintonKD(nn.Module):
             soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
-            hard = hard_target_loss(student.logits, batch.targets)
+            hard = hard_target_loss(student.logits, batch.counted_targets)
             terms["hard"] = (1 - self.soft_weight) * masked_mean(hard, batch.mask)
         return terms

@@ -16,4 +16,4 @@ class Supervised(nn.Module):
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        return {"hard": masked_mean(hard_target_loss(student.logits, batch.targets), batch.mask)}
+        return {"hard": masked_mean(hard_target_loss(student.logits, batch.counted_targets), batch.mask)}

@@ -1,0 +1,49 @@
+"""What passes between the parts."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kdrepro.types import Batch, Outputs, as_outputs
+
+LOGITS = torch.randn(2, 3)
+
+
+def test_outputs_pass_as_they_are_with_their_features():
+    outputs = Outputs(LOGITS, {"hidden": torch.ones(2, 4)})
+    assert as_outputs(outputs) is outputs
+
+
+@pytest.mark.parametrize(
+    "value", [LOGITS, SimpleNamespace(logits=LOGITS, loss=None)], ids=["tensor", "with_logits"]
+)
+def test_a_tensor_and_an_object_with_logits_are_taken(value):
+    assert as_outputs(value).logits is LOGITS
+    assert as_outputs(value).features == {}
+
+
+@pytest.mark.parametrize("value", [None, (LOGITS, LOGITS), {"logits": LOGITS}, SimpleNamespace(logits=None)])
+def test_anything_else_is_refused_and_the_side_named(value):
+    with pytest.raises(TypeError, match=r"^teacher: its forward returned .*expected a tensor of logits"):
+        as_outputs(value, side="teacher")
+
+
+def test_each_outputs_has_features_of_its_own():
+    assert Outputs(LOGITS).features is not Outputs(LOGITS).features
+
+
+def test_targets_at_positions_that_do_not_count_become_class_0():
+    targets = torch.tensor([[5, 2, -100], [1, -100, -100]])
+    mask = targets >= 0
+    batch = Batch(torch.zeros(2, 3), targets, mask)
+    assert batch.counted_targets.tolist() == [[5, 2, 0], [1, 0, 0]]
+    assert targets[0, 2] == -100
+
+
+@pytest.mark.parametrize(
+    "mask", [None, torch.ones(2, 3), torch.ones(3, dtype=torch.bool)], ids=["none", "float", "shape"]
+)
+def test_targets_stay_as_they_are_without_a_mask_that_fits(mask):
+    targets = torch.tensor([[5, 2, -100], [1, -100, -100]])
+    assert Batch(torch.zeros(2, 3), targets, mask).counted_targets is targets
