@@ -1,0 +1,158 @@
+"""The teacher is asked in eval mode, without gradient, and never changed."""
+
+import copy
+
+import pytest
+import scipy.special
+import torch
+from small_networks import LanguageModel, WithFeatures, batch, network, snapshot
+from torch import nn
+
+from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of
+
+INPUTS, _ = batch()
+
+
+def test_whoever_wakes_it_it_answers_in_eval_mode_and_stays_bitwise_the_same():
+    teacher = network()
+    frozen = FrozenTeacher(teacher)
+    before = snapshot(teacher)
+    expected = copy.deepcopy(teacher).eval()(INPUTS)
+    for wake in (lambda: None, teacher.train, lambda: teacher[1].train(), lambda: teacher[3].train()):
+        wake()
+        answer = frozen(INPUTS).logits
+        assert torch.equal(answer, expected)
+        assert not answer.requires_grad
+    assert snapshot(teacher) == before
+
+
+def test_a_forward_that_enables_gradients_sends_none():
+    class Insistent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = WithFeatures()
+
+        def forward(self, inputs):
+            with torch.enable_grad():
+                return self.inner(inputs)
+
+    answer = FrozenTeacher(Insistent())(INPUTS)
+    assert not answer.logits.requires_grad
+    assert not answer.features["hidden"].requires_grad
+
+
+def test_its_answer_may_be_saved_for_a_backward_pass():
+    student = torch.randn(16, 5, requires_grad=True)
+    (student * FrozenTeacher(network())(INPUTS).logits).sum().backward()
+    assert student.grad is not None
+
+
+def test_features_of_one_network_pass_those_of_an_ensemble_do_not():
+    members = [WithFeatures(), WithFeatures()]
+    assert set(FrozenTeacher(members[0])(INPUTS).features) == {"hidden"}
+    assert FrozenTeacher(members)(INPUTS).features == {}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_an_ensembles_softened_classes_are_the_mean_of_its_members(temperature):
+    members = [network(seed) for seed in range(3)]
+    answer = FrozenTeacher(members)(INPUTS, temperature=temperature).logits
+    each = [member.eval()(INPUTS).detach().double().numpy() for member in members]
+    expected = sum(scipy.special.softmax(logits / temperature, -1) for logits in each) / 3
+    torch.testing.assert_close(torch.softmax(answer / temperature, -1), torch.from_numpy(expected).float())
+
+
+def test_an_ensemble_averages_probabilities_not_logits():
+    logits = [torch.tensor([[8.0, 0.0, 0.0]]), torch.tensor([[0.0, 4.0, 0.0]])]
+    probs = torch.softmax(mean_of_softened(logits, temperature=1.0), -1)
+    assert probs[0, 0].item() == pytest.approx(sum(scipy.special.softmax(each[0])[0] for each in logits) / 2)
+    assert (probs - torch.softmax(sum(logits) / 2, -1)).abs().max() > 0.1
+
+
+def test_an_ensemble_keeps_padded_classes_and_huge_logits():
+    lowest = -torch.inf
+    logits = [torch.tensor([[1e4, -1e4, lowest]]), torch.tensor([[-1e4, 1e4, lowest]])]
+    answer = mean_of_softened(logits, temperature=2.0)
+    torch.testing.assert_close(torch.softmax(answer / 2.0, -1), torch.tensor([[0.5, 0.5, 0.0]]))
+
+
+def test_a_list_of_one_and_a_module_list_are_taken():
+    teacher = network()
+    alone = FrozenTeacher(teacher)(INPUTS).logits
+    assert torch.equal(FrozenTeacher([teacher])(INPUTS).logits, alone)
+    several = nn.ModuleList([network(1), network(2)])
+    assert members_of(several) == tuple(several)
+    assert torch.equal(FrozenTeacher(several)(INPUTS).logits, FrozenTeacher(tuple(several))(INPUTS).logits)
+
+
+def test_inputs_by_name_reach_the_network_by_name():
+    teacher, ids = LanguageModel(), torch.tensor([[1, 2, 3]])
+    hidden = torch.tensor([[1, 0, 1]])
+    answer = FrozenTeacher(teacher)({"input_ids": ids, "attention_mask": hidden}).logits
+    assert torch.equal(answer, teacher(ids, hidden).logits)
+    assert not torch.equal(answer, teacher(ids).logits)
+
+
+def test_it_moves_in_place():
+    teacher = network()
+    frozen = FrozenTeacher(teacher)
+    assert frozen.to("meta") is frozen
+    assert {value.device.type for value in teacher.state_dict().values()} == {"meta"}
+
+
+def shares_nothing(teacher: nn.Module) -> nn.Module:
+    return network(1)
+
+
+def itself(teacher: nn.Module) -> nn.Module:
+    return teacher
+
+
+def around_it(teacher: nn.Module) -> nn.Module:
+    return nn.Sequential(teacher, nn.Identity())
+
+
+def with_its_first_layer(teacher: nn.Module) -> nn.Module:
+    return nn.Sequential(teacher[0], nn.Linear(8, 5))
+
+
+def with_its_normalisation(teacher: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), teacher[1], nn.Linear(8, 5))
+
+
+def with_tied_weights(teacher: nn.Module) -> nn.Module:
+    student = network(1)
+    student[4].weight = teacher[4].weight
+    return student
+
+
+def with_the_same_memory(teacher: nn.Module) -> nn.Module:
+    student = network(1)
+    student[4].weight = nn.Parameter(teacher[4].weight.data)
+    return student
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (itself, r"^student: got the same object as the teacher, expected a network of its own"),
+        (around_it, r"^student: got a submodule '0' that the teacher holds too"),
+        (with_its_first_layer, r"^student: got a submodule '0' that the teacher holds too"),
+        (with_its_normalisation, r"^student: got a submodule '1' that the teacher holds too"),
+        (with_tied_weights, r"^student: got a parameter '4.weight' that the teacher holds too"),
+        (with_the_same_memory, r"^student: got a parameter '4.weight' that the teacher holds too"),
+    ],
+)
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_student_that_shares_weights_or_state_is_refused(make, message, ensemble):
+    teacher = network()
+    frozen = FrozenTeacher([network(2), teacher] if ensemble else teacher)
+    with pytest.raises(ValueError, match=message):
+        frozen.check_apart(student=make(teacher))
+
+
+def test_a_copy_and_shared_layers_without_state_are_fine():
+    teacher, rectifier = network(), nn.ReLU()
+    teacher[2] = rectifier
+    frozen = FrozenTeacher(teacher)
+    frozen.check_apart(student=copy.deepcopy(teacher), objective=nn.Sequential(nn.Linear(4, 5), rectifier))
