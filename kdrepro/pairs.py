@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdrepro.claims.model import Comparison, Side
-from kdrepro.ledger import Row
+from kdrepro.intervals import Interval, mean_interval
+from kdrepro.ledger import Ledger, Row
 
 
 def reading(row: Row, metric: str) -> float | None:
@@ -134,6 +135,22 @@ def independent(values: Sequence[float], teachers: Sequence[tuple[str, ...]]) ->
     return [sum(group) / len(group) for group in groups.values()]
 
 
+def summary(rows: Iterable[Row], side: Side) -> tuple[Interval, int] | None:
+    """The mean of a side with its 95 % interval, and the number of runs; None without runs."""
+    found = readings(rows, side)
+    if not found:
+        return None
+    values = independent([each.value for each in found], [each.teachers for each in found])
+    return mean_interval(values), len(found)
+
+
+def difference(pairs: Sequence[Pair]) -> Interval | None:
+    """The mean difference of pairs with its 95 % interval; None without pairs."""
+    if not pairs:
+        return None
+    return mean_interval(independent([pair.difference for pair in pairs], [pair.teachers for pair in pairs]))
+
+
 def admitted(rows: Iterable[Row], *, recipe: str, protocol: str) -> list[Row]:
     """The rows that may judge a claim: of its recipe and protocol, on the test set, of committed code."""
     return [
@@ -141,3 +158,25 @@ def admitted(rows: Iterable[Row], *, recipe: str, protocol: str) -> list[Row]:
         for row in rows
         if row.recipe == recipe and row.protocol == protocol and row.split == "test" and not row.dirty
     ]
+
+
+def rows_shown(ledger: Ledger, recipe: str, protocol: str) -> list[Row]:
+    """The rows that a table or figure of a protocol shows.
+
+    Rows of uncommitted code stand beside a paper's figures no more than in a verdict; those of the demonstrations
+    `quick` and `smoke` are shown as they are.
+    """
+    return ledger.rows(recipe=recipe, protocol=protocol, clean=protocol in ("reduced", "paper"))
+
+
+def labelled(
+    comparisons: Sequence[tuple[str, str]] | Mapping[str, tuple[str, str]],
+) -> dict[str, tuple[str, str]]:
+    """The comparisons by what they are called: their own names, or "first − second".
+
+    >>> labelled([("a", "b")])
+    {'a − b': ('a', 'b')}
+    """
+    if isinstance(comparisons, Mapping):
+        return dict(comparisons)
+    return {f"{first} − {second}": (first, second) for first, second in comparisons}

@@ -12,6 +12,16 @@ class Side:
     arms: tuple[str, ...]
     metric: str
 
+    @classmethod
+    def of(cls, name: str, metric: str) -> Side:
+        """The side that "arm" or "arm:metric" names; `metric` is the one of an arm without its own.
+
+        >>> Side.of("no_threes:test_errors_on_3", "test_errors")
+        Side(arms=('no_threes',), metric='test_errors_on_3')
+        """
+        arm, _, own = name.partition(":")
+        return cls((arm,), own or metric)
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -107,11 +107,11 @@ class _Fields:
         names = [item for item in given if isinstance(item, str) and item]
         if not names or len(names) < len(given):
             raise self.wrong(name, 'an arm, "arm:metric", a list of arms, or a number')
-        parts = [item.partition(":") for item in names]
-        metrics = {after or metric for _, _, after in parts}
-        if len(metrics) > 1 or len({arm for arm, _, _ in parts}) < len(parts):
+        sides = [Side.of(item, metric) for item in names]
+        arms, metrics = tuple(arm for side in sides for arm in side.arms), {side.metric for side in sides}
+        if len(metrics) > 1 or len(set(arms)) < len(arms) or not all(arms):
             raise self.wrong(name, "different arms with one metric")
-        return Side(tuple(arm for arm, _, _ in parts), metrics.pop())
+        return Side(arms, metrics.pop())
 
     def comparison(self, metric: str) -> Comparison:
         self.only({"lower", "higher"})

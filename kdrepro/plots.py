@@ -1,0 +1,253 @@
+"""The figures of the book, from rows: differences with intervals, curves, and what the soft targets say.
+
+Every function returns a matplotlib figure on a white card, which stays legible on a dark page; colours are those of
+Okabe and Ito, which the colour-blind can tell apart. Without rows a figure says so instead of failing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from kdrepro.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, new_chart, say
+from kdrepro.claims import Comparison, Side, paper
+from kdrepro.digits import dark_knowledge
+from kdrepro.intervals import mean_interval
+from kdrepro.judgement import number
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import compare, difference, labelled, readings, rows_shown, summary
+from kdrepro.slider import temperature_slider
+from kdrepro.verdicts import judge
+
+__all__ = [
+    "Chart",
+    "dark_knowledge",
+    "forest",
+    "gap",
+    "learning_curves",
+    "temperature_curve",
+    "temperature_slider",
+]
+
+
+def _scatter(count: int) -> np.ndarray:
+    """Offsets that keep the dots of a column apart, the same at each drawing."""
+    return np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(count)
+
+
+def forest(
+    ledger: Ledger,
+    recipe: str,
+    comparisons: Sequence[tuple[str, str]] | Mapping[str, tuple[str, str]],
+    *,
+    metric: str = "test_errors",
+    protocol: str = "paper",
+    one_run: Collection[str] = (),
+) -> Chart:
+    """The paired differences first minus second, each with every pair as a dot, its mean and its 95 % interval.
+
+    Comparisons are given and paired as in `tables.paired_table`. An interval that misses the zero line is settled.
+    """
+    rows = rows_shown(ledger, recipe, protocol)
+    named = labelled(comparisons)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(9.0, 1.5 + 0.55 * max(len(named), 1))
+        axes = chart.subplots()
+        axes.axvline(0, color="black", linewidth=1)
+        drawn = 0
+        for place, (first, second) in enumerate(named.values()):
+            sides = Comparison(Side.of(first, metric), Side.of(second, metric))
+            pairs = compare(rows, sides, one_run=one_run)
+            found = difference(pairs)
+            text = "not run"
+            if found is not None:
+                drawn += 1
+                settled = found.low > 0 or found.high < 0
+                values = [pair.difference for pair in pairs]
+                axes.plot(values, place + _scatter(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
+                text = f"{number(found.mean)} (1 pair)"
+                if len(pairs) > 1 and math.isfinite(found.half):
+                    axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
+                    text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {len(pairs)}"
+                face = BLUE if settled else "white"
+                axes.plot(found.mean, place, "D", markersize=8, markerfacecolor=face, markeredgecolor=BLUE)
+            axes.annotate(
+                text, (1.02, place), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
+            )
+        axes.set_yticks(range(len(named)), list(named))
+        axes.set_ylim(len(named) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(f"difference in {metric.replace('_', ' ')}, first minus second, 95 % interval")
+        if not drawn:
+            axes.set_xlim(-1, 1)
+            axes.set_xticks([0])
+    return chart
+
+
+def _curve_of(axes: Axes, rows: Sequence[Row], units: int) -> bool:
+    """Errors against temperature for one width; whether there was anything to draw."""
+    arms = {row.arm: re.fullmatch(rf"units{units}_T([0-9.]+)", row.arm) for row in rows}
+    by_temperature = sorted((float(match[1]), arm) for arm, match in arms.items() if match)
+    alone = summary(rows, Side.of(f"units{units}_alone", "test_errors"))
+    if alone:
+        mean, low, high = alone[0]
+        axes.axhline(mean, color=RED, linestyle="--", linewidth=2, label="labels alone")
+        if math.isfinite(low):
+            axes.axhspan(low, high, color=RED, alpha=0.15, linewidth=0)
+    means, lows, highs = [], [], []
+    for temperature, arm in by_temperature:
+        found = readings(rows, Side.of(arm, "test_errors"))
+        axes.plot(
+            [temperature] * len(found),
+            [each.value for each in found],
+            "o",
+            color=BLUE,
+            alpha=0.3,
+            markersize=4,
+        )
+        interval = mean_interval([each.value for each in found])
+        bounded = math.isfinite(interval.half)
+        means.append(interval.mean)
+        lows.append(interval.low if bounded else interval.mean)
+        highs.append(interval.high if bounded else interval.mean)
+    if by_temperature:
+        temperatures = [temperature for temperature, _ in by_temperature]
+        axes.fill_between(temperatures, lows, highs, color=BLUE, alpha=0.2, linewidth=0)
+        axes.plot(temperatures, means, "-o", color=BLUE, linewidth=2, markersize=5, label="soft targets")
+    return bool(by_temperature or alone)
+
+
+def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
+    """Test errors against the temperature of the soft targets, for students of 300 and of 30 units per layer.
+
+    Mean and 95 % band over the seeds, every run as a dot, the student on labels alone as a dashed line. Shaded is
+    where Hinton et al. (2015), section 3, see no difference (300 units) and where they see the best (30 units).
+    """
+    rows = rows_shown(ledger, "hinton_kd", protocol)
+    regions = {300: (8.0, 33.0, "paper: all similar above 8"), 30: (2.5, 4.0, "paper: best from 2.5 to 4")}
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(11.0, 4.4)
+        for axes, (units, (start, end, words)) in zip(chart.subplots(1, 2), regions.items(), strict=True):
+            axes.set_xscale("log")
+            axes.axvspan(start, end, color=GREEN, alpha=0.14, linewidth=0, label=words)
+            known = _curve_of(axes, rows, units)
+            axes.set_xlim(0.92, 33)
+            axes.set_xticks([1, 2, 3, 4, 6, 8, 10, 14, 20, 30])
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_title(f"{units} units per hidden layer")
+            axes.set_xlabel("temperature T of the soft targets")
+            axes.set_ylabel("test errors of 10,000")
+            if known:
+                axes.legend(loc="best")
+                axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+                axes.set_axisbelow(True)
+            else:
+                axes.set_yticks([])
+                say(axes, f"not run at protocol {protocol}")
+    return chart
+
+
+def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
+    """A curve of the rows, such as `loss`, against the epoch: the mean of each arm's seeds with its 95 % band.
+
+    Rows without that curve are left out. The axis is logarithmic where the values span more than a factor of 20.
+    """
+    by_arm: dict[str, list[list[float]]] = {}
+    for row in rows:
+        if row.curves.get(curve):
+            by_arm.setdefault(row.arm, []).append(row.curves[curve])
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(8.0, 4.4)
+        axes = chart.subplots()
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(curve)
+        if not by_arm:
+            axes.set_yticks([])
+            say(axes, f"no rows with a curve named {curve}")
+            return chart
+        for place, (arm, curves) in enumerate(sorted(by_arm.items())):
+            # Runs that stopped early leave the mean where they stop.
+            longest = max(len(each) for each in curves)
+            bands = [mean_interval([each[at] for each in curves if at < len(each)]) for at in range(longest)]
+            epochs = np.arange(1, longest + 1)
+            colour = CYCLE[place % len(CYCLE)]
+            label = f"{arm} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
+            axes.plot(epochs, [each.mean for each in bands], color=colour, linewidth=2, label=label)
+            lows, highs = np.array([each.low for each in bands]), np.array([each.high for each in bands])
+            known = np.isfinite(lows)
+            axes.fill_between(epochs, lows, highs, where=known, color=colour, alpha=0.2, linewidth=0)
+        values = [value for curves in by_arm.values() for each in curves for value in each]
+        if min(values) > 0 and max(values) > 20 * min(values):
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=min(values) * 0.8)
+        axes.grid(color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend()
+    return chart
+
+
+def gap(ledger: Ledger, *, protocol: str = "paper") -> Chart:
+    """The headline of Hinton et al. (2015): test errors of the student alone, the distilled student, the teacher.
+
+    Every run is a dot, the bar is the mean with its 95 % interval, the diamond the paper's figure; below stands how
+    much of the gap is closed.
+    """
+    rows = rows_shown(ledger, "hinton_kd", protocol)
+    claims = paper("hinton2015")
+    columns = (
+        ("student alone", "student_alone", RED, claims.claim("H2").value),
+        ("student with\nsoft targets, T = 20", "soft_targets_T20", BLUE, claims.claim("H3a").value),
+        ("teacher", "teacher", GREY, claims.claim("H1").value),
+    )
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(8.5, 4.8)
+        axes = chart.subplots()
+        for place, (_, arm, colour, value) in enumerate(columns):
+            found = summary(rows, Side.of(arm, "test_errors"))
+            if found is None:
+                axes.annotate("not run", (place, 6), ha="center", color=GREY, fontsize=13)
+            else:
+                (mean, low, _), count = found
+                axes.bar(place, mean, width=0.6, color=colour, alpha=0.3)
+                if math.isfinite(low):
+                    axes.errorbar(place, mean, yerr=mean - low, color=colour, linewidth=2, capsize=6)
+                dots = [each.value for each in readings(rows, Side.of(arm, "test_errors"))]
+                label = "one run" if not place else None
+                axes.plot(
+                    place + _scatter(count), dots, "o", color=colour, alpha=0.8, markersize=5, label=label
+                )
+                axes.annotate(f"{number(mean)}, n = {count}", (place, 3), ha="center", va="bottom")
+            label = "the paper (one run)" if not place else None
+            axes.plot(place + 0.38, value, "D", markersize=9, mfc="white", mec="black", label=label)
+            axes.annotate(
+                f"{value:g}", (place + 0.38, value), (9, 0), textcoords="offset points", va="center"
+            )
+        axes.set_xticks(range(len(columns)), [name for name, _, _, _ in columns])
+        axes.set_xlim(-0.5, len(columns) - 0.3)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("test errors of 10,000")
+        axes.legend(loc="upper right")
+        axes.set_title(_share(rows, protocol), loc="left", fontsize=12)
+    return chart
+
+
+def _share(rows: Sequence[Row], protocol: str) -> str:
+    """How much of the gap is closed, in words, where the claim about it can be judged."""
+    judgement = judge(paper("hinton2015").claim("H3"), rows)
+    if protocol != "paper" or judgement.mean is None or judgement.interval is None:
+        return f"protocol {protocol}"
+    low, high = judgement.interval
+    return (
+        f"soft targets close {number(judgement.mean)} of the gap "
+        f"(95 % interval {number(low)} to {number(high)}, {judgement.n} pairs)"
+    )

@@ -1,0 +1,93 @@
+"""Tables as HTML that is legible in light and dark pages, with or without the book's style sheet."""
+
+from __future__ import annotations
+
+from html import escape
+from numbers import Real
+
+import pandas as pd
+
+from kdrepro.judgement import VERDICTS, number
+
+# Colours are mixed from the page's own, so that one rule serves light and dark.
+_STYLE = """
+.kdrepro-table-wrap{overflow-x:auto;margin:1em 0}
+.kdrepro-table{border-collapse:collapse;width:100%;font-size:.9em;color:inherit;background:transparent}
+.kdrepro-table caption{caption-side:top;text-align:left;font-weight:600;padding:.3em 0;color:inherit}
+.kdrepro-table th,.kdrepro-table td{padding:.35em .6em;text-align:left;vertical-align:top;color:inherit;
+background:transparent;border-bottom:1px solid rgba(128,128,128,.35)}
+.kdrepro-table thead th{border-bottom:2px solid rgba(128,128,128,.8);white-space:nowrap}
+.kdrepro-table .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.verdict{display:inline-block;white-space:nowrap;padding:0 .5em;border-radius:.6em;color:inherit;
+border:1px solid rgba(128,128,128,.6);background:rgba(128,128,128,.12)}
+.verdict-reproduced{border-color:#009e73;background:rgba(0,158,115,.22)}
+.verdict-direction-holds{border-color:#56b4e9;background:rgba(86,180,233,.22)}
+.verdict-inconclusive{border-color:#e69f00;background:rgba(230,159,0,.2)}
+.verdict-contradicted{border-color:#d55e00;background:rgba(213,94,0,.25)}
+.verdict-not-run,.verdict-out-of-reach{border-style:dashed}
+""".replace("\n", "")
+
+
+class Html(str):
+    """Text that a notebook shows as HTML."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"<HTML of {len(self)} characters>"
+
+
+def verdict_span(verdict: str) -> str:
+    """A verdict with the classes that colour it.
+
+    >>> verdict_span("direction holds")
+    '<span class="verdict verdict-direction-holds">direction holds</span>'
+    """
+    return f'<span class="verdict verdict-{verdict.replace(" ", "-")}">{escape(verdict)}</span>'
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
+def _cell(value: object, column: str) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return "<td>–</td>"
+    if column == "Verdict" and value in VERDICTS:
+        return f"<td>{verdict_span(str(value))}</td>"
+    if not isinstance(value, bool) and isinstance(value, Real):
+        return f'<td class="number">{number(float(value))}</td>'
+    return f"<td>{escape(str(value))}</td>"
+
+
+def show(frame: pd.DataFrame, caption: str) -> Html:
+    """The frame as an HTML table with a caption; a column `Verdict` is coloured, its index is left out.
+
+    The first column heads its row. All text is escaped.
+    """
+    columns = [str(column) for column in frame.columns]
+    numeric = [
+        bool(len(frame)) and all(_is_number(value) for value in frame.iloc[:, at])
+        for at in range(len(columns))
+    ]
+    head = "".join(
+        f'<th scope="col" class="{"number" if right else "text"}">{escape(column)}</th>'
+        for column, right in zip(columns, numeric, strict=True)
+    )
+    body = []
+    for values in frame.itertuples(index=False, name=None):
+        first = f'<th scope="row">{escape(str(values[0]))}</th>' if values else ""
+        rest = "".join(_cell(value, column) for value, column in zip(values[1:], columns[1:], strict=True))
+        body.append(f"<tr>{first}{rest}</tr>")
+    if not body:
+        body.append(f'<tr><td colspan="{max(len(columns), 1)}">not run yet</td></tr>')
+    label = escape(caption, quote=True)
+    return Html(
+        f"<style>{_STYLE}</style>"
+        f'<div class="kdrepro-table-wrap" role="region" aria-label="{label}" tabindex="0">'
+        f'<table class="kdrepro-table"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )

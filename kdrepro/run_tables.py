@@ -1,0 +1,186 @@
+"""The tables of the book that are made from rows: means with intervals, differences, costs, where it all ran."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kdrepro.claims import Comparison, Side
+from kdrepro.intervals import Interval
+from kdrepro.judgement import number
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import compare, difference, labelled, rows_shown, summary
+
+NOT_RUN = "not run"
+
+
+def plus_minus(interval: Interval, n: int) -> str:
+    """A mean with the half-width of its interval.
+
+    >>> plus_minus(Interval(67.24, 64.0, 70.48), 5), plus_minus(Interval(67.0, float("-inf"), float("inf")), 1)
+    ('67.2 ± 3.24', '67 (1 run)')
+    """
+    if interval.half == float("inf"):
+        return f"{number(interval.mean)} ({n} run{'s' if n > 1 else ''})"
+    return f"{number(interval.mean)} ± {number(interval.half)}"
+
+
+def result_table(
+    recipe: str,
+    ledger: Ledger,
+    arms: Sequence[str],
+    metrics: Sequence[str] | Mapping[str, str],
+    *,
+    protocol: str = "paper",
+) -> pd.DataFrame:
+    """Mean ± half the 95 % interval of each metric, and the number of seeds, one row for each arm.
+
+    `metrics` are names, or names with the headings of their columns.
+    """
+    rows = rows_shown(ledger, recipe, protocol)
+    headings = metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}
+    records = []
+    for arm in arms:
+        found = {heading: summary(rows, Side.of(arm, name)) for name, heading in headings.items()}
+        cells = {heading: plus_minus(*each) if each else NOT_RUN for heading, each in found.items()}
+        seeds = len({row.seed for row in rows if row.arm == arm})
+        records.append({"Arm": arm, **cells, "Seeds": seeds})
+    return pd.DataFrame(records, columns=("Arm", *headings.values(), "Seeds"))
+
+
+def paired_table(
+    recipe: str,
+    ledger: Ledger,
+    comparisons: Sequence[tuple[str, str]] | Mapping[str, tuple[str, str]],
+    *,
+    metric: str = "test_errors",
+    protocol: str = "paper",
+    one_run: Collection[str] = (),
+) -> pd.DataFrame:
+    """The difference first minus second of each pair of arms, paired as in the verdicts, with its 95 % interval.
+
+    A comparison may have a name of its own, and an arm its own metric as "arm:metric"; `one_run` names arms that
+    exist once and are compared with every run of the other.
+    """
+    rows = rows_shown(ledger, recipe, protocol)
+    records = []
+    for name, (first, second) in labelled(comparisons).items():
+        pairs = compare(rows, Comparison(Side.of(first, metric), Side.of(second, metric)), one_run=one_run)
+        found = difference(pairs)
+        known = found is not None and len(pairs) > 1
+        records.append(
+            {
+                "Difference of": name,
+                "Mean": number(found.mean) if found else NOT_RUN,
+                "95 % interval": f"{number(found.low)} to {number(found.high)}" if found and known else "–",
+                "Pairs": len(pairs),
+            }
+        )
+    return pd.DataFrame(records, columns=("Difference of", "Mean", "95 % interval", "Pairs"))
+
+
+def _seeds(rows: Iterable[Row]) -> str:
+    """The seeds in short: runs of neighbours as a range.
+
+    >>> _seeds([])
+    '–'
+    """
+    seeds = sorted({row.seed for row in rows})
+    starts = [seed for seed in seeds if seed - 1 not in seeds]
+    ends = [seed for seed in seeds if seed + 1 not in seeds]
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True)) or "–"
+
+
+def cost_table(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFrame:
+    """What the runs cost: hours in all and minutes a run, by arm and device, and the sum."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    rows = rows_shown(ledger, recipe, protocol)
+    for row in rows:
+        groups.setdefault((row.arm, row.device), []).append(row)
+
+    def record(arm: str, device: str, some: Sequence[Row]) -> dict[str, Any]:
+        seconds = sum(row.seconds for row in some)
+        return {
+            "Arm": arm,
+            "Device": device,
+            "Seeds": _seeds(some),
+            "Runs": len(some),
+            "Hours": number(seconds / 3600),
+            "Minutes a run": number(seconds / 60 / len(some)),
+        }
+
+    records = [record(arm, device, some) for (arm, device), some in groups.items()]
+    if rows:
+        records.append(record("all", ", ".join(sorted({row.device for row in rows})), rows) | {"Seeds": "–"})
+    return pd.DataFrame(records, columns=("Arm", "Device", "Seeds", "Runs", "Hours", "Minutes a run"))
+
+
+def setting(value: object) -> str:
+    """A value of a configuration as text."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(setting(each) for each in value)
+    return str(value)
+
+
+def selection_table(recipe: str, ledger: Ledger, *, metric: str = "test_errors") -> pd.DataFrame:
+    """What was tried on the held-out part of the training set: the settings that differ, and the metric there."""
+    rows = ledger.rows(recipe=recipe, split="select")
+    settings = sorted({key for row in rows for key in row.config})
+    differ = [
+        key
+        for key in settings
+        if any(
+            len({setting(row.config.get(key)) for row in rows if row.arm == arm}) > 1
+            for arm in {row.arm for row in rows}
+        )
+    ]
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.arm, *(setting(row.config.get(key)) for key in differ)), []).append(row)
+    records = []
+    for (arm, *values), some in groups.items():
+        found = summary(some, Side.of(arm, metric))
+        shown = plus_minus(*found) if found else "not recorded"
+        records.append(
+            {"Arm": arm, **dict(zip(differ, values, strict=True)), metric: shown, "Runs": len(some)}
+        )
+    return pd.DataFrame(records, columns=("Arm", *differ, metric, "Runs"))
+
+
+def stamp(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFrame:
+    """Where the numbers come from: protocol, seeds, devices, hours, versions, commits, data and dates of the rows."""
+    rows = rows_shown(ledger, recipe, protocol)
+    left_out = len(ledger.rows(recipe=recipe, protocol=protocol)) - len(rows)
+    versions: dict[str, set[str]] = {}
+    for row in rows:
+        for name, version in row.versions.items():
+            versions.setdefault(name, set()).add(version)
+
+    def listed(values: Iterable[str]) -> str:
+        return ", ".join(sorted(set(values))) or NOT_RUN
+
+    lines = {
+        "Protocol": protocol,
+        "Runs": f"{len(rows)} of {len({row.arm for row in rows})} arms",
+        "Seeds": _seeds(rows),
+        "Devices": listed(row.device for row in rows),
+        "Hours": number(sum(row.seconds for row in rows) / 3600),
+        "Versions": listed(f"{name} {' / '.join(sorted(several))}" for name, several in versions.items()),
+        "Commits": listed(
+            f"{(row.commit or 'none')[:12]}{' (changed)' if row.dirty else ''}" for row in rows
+        ),
+        "Data": listed(" ".join(row.data.values()) for row in rows),
+        "First and last run": " and ".join(
+            dict.fromkeys((min(row.started for row in rows)[:16], max(row.started for row in rows)[:16]))
+        )
+        if rows
+        else NOT_RUN,
+        "Left out": f"{left_out} rows of uncommitted code, {len(ledger.problems())} unreadable files",
+    }
+    return pd.DataFrame({"What": list(lines), "Value": list(lines.values())})

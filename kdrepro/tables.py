@@ -1,0 +1,149 @@
+"""The tables of the book: verdicts and deviations here, those made from rows alone by their names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from kdrepro.claims import Claim, Paper, paper, papers
+from kdrepro.judgement import VERDICTS, Judgement, number
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import rows_shown
+from kdrepro.render import Html, show
+from kdrepro.run_tables import cost_table, paired_table, result_table, selection_table, setting, stamp
+from kdrepro.verdicts import judge_paper
+
+__all__ = [
+    "Html",
+    "claim_table",
+    "cost_table",
+    "dashboard",
+    "deviations_table",
+    "paired_table",
+    "readme_table",
+    "result_table",
+    "selection_table",
+    "show",
+    "stamp",
+]
+
+
+def _paper_says(claim: Claim) -> str:
+    if claim.says:
+        return claim.says
+    return f"{claim.value:g} {claim.unit}".strip() if claim.kind == "value" else "–"
+
+
+def _we_find(judgement: Judgement) -> str:
+    if judgement.mean is None or judgement.interval is None:
+        return "–"
+    low, high = judgement.interval
+    text = f"{number(judgement.mean)} ({number(low)} to {number(high)})"
+    if judgement.claim.kind == "value":
+        return f"{text} {judgement.claim.unit}".strip()
+    return {"order": "difference ", "similar": "difference ", "recovery": "share "}[
+        judgement.claim.kind
+    ] + text
+
+
+def _label(claim: Claim, claims: Iterable[Claim]) -> str:
+    """The id, and for what is not the paper's claim whether it stands in for one or adds to it."""
+    if not claim.ours:
+        return claim.id
+    stands_in = any(claim.id in other.instead for other in claims)
+    return f"{claim.id} (our {'stand-in' if stands_in else 'addition'})"
+
+
+def claim_table(key: str, ledger: Ledger) -> pd.DataFrame:
+    """One row for each claim of a paper such as `hinton2015`: what it says, what we find, the verdict and why."""
+    claims = paper(key).claims
+    records = [
+        {
+            "Claim": _label(each.claim, claims),
+            "Statement": each.claim.statement,
+            "Where": each.claim.where,
+            "Paper": _paper_says(each.claim),
+            "Ours (95 % interval)": _we_find(each),
+            "Seeds": str(each.n) if each.claim.seeds else "–",
+            "Verdict": each.verdict,
+            "Because": each.detail,
+        }
+        for each in judge_paper(key, ledger)
+    ]
+    columns = ("Claim", "Statement", "Where", "Paper", "Ours (95 % interval)", "Seeds", "Verdict", "Because")
+    return pd.DataFrame(records, columns=columns)
+
+
+def _dashboard_row(found: Paper, judgements: Sequence[Judgement]) -> dict[str, str]:
+    own = Counter(each.verdict for each in judgements if not each.claim.ours)
+    extra = Counter(each.verdict for each in judgements if each.claim.ours)
+    planned = found.status == "planned"
+    counts = {verdict: "–" if planned else str(own[verdict]) for verdict in VERDICTS}
+    ours = ", ".join(f"{extra[verdict]} {verdict}" for verdict in VERDICTS if extra[verdict]) or "–"
+    runs = {run for each in judgements for run in each.runs}
+    status = "not yet done" if planned else f"{len(runs)} runs judged"
+    return {"Paper": found.cited_as, "Title": found.title, **counts, "Our own claims": ours, "Status": status}
+
+
+def dashboard(ledger: Ledger) -> pd.DataFrame:
+    """One row for each paper with its number of claims by verdict; a paper that is not yet done says so."""
+    return pd.DataFrame([_dashboard_row(each, judge_paper(each.key, ledger)) for each in papers()])
+
+
+def _filled(text: str, rows: Sequence[Row]) -> str:
+    """The text with `{arm.key}` replaced by what the configuration of that arm's rows says."""
+
+    def value(match: re.Match[str]) -> str:
+        arm, _, key = match[1].rpartition(".")
+        found = [row for row in rows if row.arm == arm]
+        if not found:
+            return "[not run yet]"
+        values = [setting(row.config[key]) for row in found if key in row.config]
+        return " or ".join(dict.fromkeys(values)) or f"[{key} not recorded]"
+
+    return re.sub(r"\{([A-Za-z0-9_.]+)\}", value, text)
+
+
+def deviations_table(key: str, ledger: Ledger) -> pd.DataFrame:
+    """Where we do other than the paper, or where it leaves something open; our figures come from the rows."""
+    found = paper(key)
+    rows = rows_shown(ledger, found.recipe, "paper")
+    records = [
+        {"Topic": each.topic, "Paper": each.paper, "Code": each.code, "We do": _filled(each.ours, rows)}
+        for each in found.deviations
+    ]
+    return pd.DataFrame(records, columns=("Topic", "Paper", "Code", "We do"))
+
+
+def readme_table(ledger: Ledger) -> str:
+    """The verdicts in Markdown: a line for each claim that can be judged, then what is out of reach or to come."""
+    parts = []
+    for found in papers():
+        if found.status == "planned":
+            continue
+        judgements = judge_paper(found.key, ledger)
+        lines = [
+            f"**{found.cited_as}**, {found.title}",
+            "",
+            "| claim | | paper | ours (95 % interval) | verdict |",
+        ]
+        lines.append("|---|---|---|---|---|")
+        for each in judgements:
+            if each.verdict != "out of reach":
+                cells = (
+                    _label(each.claim, found.claims),
+                    each.claim.statement,
+                    _paper_says(each.claim),
+                    _we_find(each),
+                    each.verdict,
+                )
+                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        far = [each.claim.id for each in judgements if each.verdict == "out of reach"]
+        lines += ["", f"Out of reach, with the reason in the chapter: {', '.join(far)}."] if far else []
+        parts.append("\n".join(lines))
+    planned = [each.cited_as for each in papers() if each.status == "planned"]
+    parts += [f"Not yet done: {', '.join(planned)}."] if planned else []
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,252 @@
+"""Tests of the tables and of their HTML."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from recorded_rows import hinton_rows, make_row, make_rows, teacher_run, write_ledger
+from scipy import stats
+
+from kdrepro import tables
+from kdrepro.ledger import Ledger
+from kdrepro.verdicts import VERDICTS, judge_paper, paper, papers
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    return write_ledger(tmp_path_factory.mktemp("rows"), hinton_rows())
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Ledger(tmp_path / "none")
+
+
+def test_the_claim_table_says_what_the_verdicts_say(ledger):
+    frame = tables.claim_table("hinton2015", ledger)
+    judgements = judge_paper("hinton2015", ledger)
+    assert list(frame["Verdict"]) == [each.verdict for each in judgements]
+    by_claim = frame.set_index("Claim")
+    assert by_claim.loc["H1", "Paper"] == "67 test errors"
+    mean = np.mean([row.metrics["test_errors"] for row in ledger.rows(arm="teacher", protocol="paper")])
+    assert by_claim.loc["H1", "Ours (95 % interval)"].startswith(f"{mean:.1f}".rstrip("0").rstrip("."))
+    assert by_claim.loc["H3", "Ours (95 % interval)"].startswith("share 0.")
+    assert by_claim.loc["H13", "Ours (95 % interval)"] == "–"
+    assert {"S14 (our stand-in)", "S16 (our stand-in)", "H9t (our addition)"} <= set(frame["Claim"])
+
+
+def test_a_claim_table_without_rows(empty):
+    frame = tables.claim_table("hinton2015", empty)
+    assert set(frame["Verdict"]) == {"not run", "out of reach"}
+    assert "0 of 10 seeds at protocol paper." in set(frame["Because"])
+    assert len(tables.claim_table("kim2016", empty)) == 0
+
+
+def test_the_dashboard_counts_the_papers_own_claims_apart_from_ours(ledger):
+    frame = tables.dashboard(ledger).set_index("Paper")
+    assert len(frame) == len(papers())
+    row = frame.loc["Hinton et al. (2015)"]
+    counts = {verdict: int(row[verdict]) for verdict in VERDICTS}
+    assert sum(counts.values()) == sum(not each.ours for each in paper("hinton2015").claims)
+    assert counts["out of reach"] == 13
+    assert "reproduced" in row["Our own claims"]
+    assert row["Status"].endswith("runs judged")
+
+
+def test_the_dashboard_says_what_is_not_yet_done(empty):
+    frame = tables.dashboard(empty).set_index("Paper")
+    planned = frame.loc["Romero et al. (2015)"]
+    assert planned["Status"] == "not yet done"
+    assert {planned[verdict] for verdict in VERDICTS} == {"–"}
+    assert frame.loc["Hinton et al. (2015)", "reproduced"] == "0"
+    assert frame.loc["Hinton et al. (2015)", "Our own claims"] == "6 not run"
+
+
+def test_a_result_is_a_mean_with_half_the_interval(tmp_path):
+    values = [67.0, 71.0, 64.0]
+    ledger = write_ledger(tmp_path, [*make_rows("teacher", values), make_row("student_alone", 0, 146)])
+    frame = tables.result_table(
+        "hinton_kd", ledger, ["teacher", "student_alone", "soft_targets_T20"], {"test_errors": "errors"}
+    )
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert list(frame["errors"]) == [f"67.3 ± {(high - low) / 2:.2f}", "146 (1 run)", "not run"]
+    assert list(frame["Seeds"]) == [3, 1, 0]
+    missing = tables.result_table("hinton_kd", ledger, ["teacher"], ["test_ece"])
+    assert list(missing["test_ece"]) == ["not run"]
+
+
+def test_rows_of_uncommitted_code_are_shown_in_demonstrations_only(tmp_path):
+    rows = make_rows("teacher", [1.0, 2.0], dirty=True) + make_rows(
+        "teacher", [3.0, 4.0], dirty=True, protocol="quick"
+    )
+    ledger = write_ledger(tmp_path, rows)
+    assert list(tables.result_table("hinton_kd", ledger, ["teacher"], ["test_errors"])["Seeds"]) == [0]
+    quick = tables.result_table("hinton_kd", ledger, ["teacher"], ["test_errors"], protocol="quick")
+    assert list(quick["Seeds"]) == [2]
+    lines = tables.stamp("hinton_kd", ledger).set_index("What")["Value"]
+    assert lines["Left out"] == "2 rows of uncommitted code, 0 unreadable files"
+
+
+def test_select_rows_never_reach_a_result(ledger):
+    frame = tables.result_table("hinton_kd", ledger, ["teacher"], ["test_errors"])
+    assert list(frame["Seeds"]) == [5]
+
+
+def test_differences_are_paired_as_in_the_verdicts(tmp_path):
+    a, b = [70.0, 75.0, 71.0], [80.0, 79.0, 83.0]
+    ledger = write_ledger(tmp_path, make_rows("a", a) + make_rows("b", b) + [make_row("c", 0, 1.0)])
+    frame = tables.paired_table("hinton_kd", ledger, [("a", "b"), ("a", "c"), ("a", "d"), ("c", "a")])
+    low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert list(frame["Mean"]) == ["-8.67", "69", "not run", "-69"]
+    assert frame["95 % interval"][0] == f"{low:.3g} to {high:.3g}"
+    assert list(frame["95 % interval"][1:]) == ["–", "–", "–"]
+    assert list(frame["Pairs"]) == [3, 1, 0, 1]
+    once = tables.paired_table("hinton_kd", ledger, [("c", "a")], one_run=["c"])
+    assert (once["Pairs"][0], once["Mean"][0]) == (3, "-71")
+
+
+def test_costs_add_up(tmp_path):
+    rows = [*make_rows("teacher", [1.0, 2.0], seconds=1800.0), make_row("teacher", 4, 1.0, seconds=3600.0)]
+    rows += make_rows("student_alone", [1.0], seconds=900.0, device="cuda (H100)")
+    frame = tables.cost_table("hinton_kd", write_ledger(tmp_path, rows))
+    assert list(frame["Arm"]) == ["student_alone", "teacher", "all"]
+    assert list(frame["Hours"]) == ["0.25", "2", "2.25"]
+    assert list(frame["Minutes a run"]) == ["15", "40", "33.8"]
+    assert frame["Seeds"][1] == "0 to 1, 4"
+    assert frame["Device"][2] == "cpu, cuda (H100)"
+
+
+def test_deviations_take_our_figures_from_the_rows(tmp_path, empty):
+    unset = tables.deviations_table("hinton2015", empty)
+    assert len(unset) == len(paper("hinton2015").deviations) > 10
+    assert any("[not run yet]" in text for text in unset["We do"])
+    assert not any("{" in text for text in unset["We do"])
+    rows = make_rows(
+        "teacher", [1.0, 2.0], config={"epochs": 300, "input_dropout": 0.2, "hidden_dropout": 0.5}
+    )
+    rows += [
+        make_row("student_alone", 0, config={"epochs": 40}),
+        make_row("student_alone", 1, config={"epochs": 60}),
+    ]
+    frame = tables.deviations_table("hinton2015", write_ledger(tmp_path, rows)).set_index("Topic")
+    assert frame.loc["epochs", "We do"].startswith("300 for the teacher, 40 or 60 for the students alone")
+    assert frame.loc["dropout rates", "We do"].startswith("0.2 on the input and 0.5 on the hidden layers")
+    assert "[max_norm not recorded]" in frame.loc["weight constraint", "We do"]
+
+
+def test_no_deviation_types_what_a_row_could_say():
+    for each in paper("hinton2015").deviations:
+        assert not re.search(r"\d", re.sub(r"\{[^}]*\}|fp32|bf16", "", each.ours)), each.topic
+
+
+def test_the_selection_shows_the_settings_that_differ(tmp_path, empty):
+    rows = [
+        make_row("teacher", seed, errors + seed, split="select", config={"learning_rate": rate})
+        for (rate, errors), seeds in (((0.1, 90.0), (0, 1)), ((0.01, 70.0), (2, 3)))
+        for seed in seeds
+    ]
+    frame = tables.selection_table("hinton_kd", write_ledger(tmp_path, rows))
+    assert list(frame.columns) == ["Arm", "learning_rate", "test_errors", "Runs"]
+    assert dict(zip(frame["learning_rate"], frame["Runs"], strict=True)) == {"0.1": 2, "0.01": 2}
+    assert len(tables.selection_table("hinton_kd", empty)) == 0
+
+
+def test_the_stamp_says_where_the_numbers_come_from(ledger, empty):
+    lines = tables.stamp("hinton_kd", ledger).set_index("What")["Value"]
+    assert lines["Protocol"] == "paper"
+    assert lines["Seeds"] == "0 to 9"
+    assert lines["Commits"] == "0123456789ab"
+    assert "torch 2.9.0" in lines["Versions"]
+    assert float(lines["Hours"]) == pytest.approx(len(ledger.rows(protocol="paper")) * 0.2, rel=0.01)
+    assert tables.stamp("hinton_kd", empty).set_index("What")["Value"]["Devices"] == "not run"
+
+
+def test_the_readme_table_is_markdown_with_every_verdict(ledger, empty):
+    text = tables.readme_table(ledger)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    judged = [each for each in judge_paper("hinton2015", ledger) if each.verdict != "out of reach"]
+    assert len(lines) == len(judged) + 2
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 6 for line in lines)
+    for line, each in zip(lines[2:], judged, strict=True):
+        assert line.startswith(f"| {each.claim.id}")
+        assert line.endswith(f"| {each.verdict} |")
+    assert "Out of reach, with the reason in the chapter: H13, H14" in text
+    assert "Not yet done: Romero et al. (2015), Zagoruyko" in text
+    assert "| not run |" in tables.readme_table(empty)
+
+
+class Reader(HTMLParser):
+    """Collects tags and checks that they are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if tag not in ("img", "input", "br", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_show_gives_a_whole_table_with_its_classes(ledger):
+    html = tables.show(tables.claim_table("hinton2015", ledger), "Claims & verdicts")
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+    classes = [attributes.get("class") for _, attributes in reader.seen]
+    assert "kdrepro-table" in classes
+    assert "verdict verdict-reproduced" in classes
+    assert "verdict verdict-out-of-reach" in classes
+    assert "Claims &amp; verdicts" in html
+    assert html._repr_html_() == html
+    assert len(repr(html)) < 50
+    assert all("scope" in attributes for tag, attributes in reader.seen if tag == "th")
+
+
+def test_show_escapes_and_aligns():
+    frame = pd.DataFrame({"<b>": ["<script>x</script>"], "n": [3], "x": [0.25], "gone": [None], "on": [True]})
+    html = tables.show(frame, '"quoted" <i>')
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert 'aria-label="&quot;quoted&quot; &lt;i&gt;"' in html
+    assert '<td class="number">3</td><td class="number">0.25</td><td>–</td><td>True</td>' in html
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+
+
+def test_a_word_that_is_no_verdict_is_not_coloured():
+    html = tables.show(pd.DataFrame({"Claim": ["a"], "Verdict": ["splendid"]}), "c")
+    assert "<td>splendid</td>" in html
+
+
+def test_an_empty_table_says_so(empty):
+    html = tables.show(tables.cost_table("hinton_kd", empty), "Cost")
+    assert '<td colspan="6">not run yet</td>' in html
+
+
+def test_students_that_share_a_teacher_are_averaged_in_tables_too(tmp_path):
+    rows = [
+        make_row("a", s, value, teacher=teacher_run(s // 2)) for s, value in enumerate([8, 6, 3, 5, 2, 0])
+    ]
+    frame = tables.result_table("hinton_kd", write_ledger(tmp_path, rows), ["a"], ["test_errors"])
+    low, high = stats.ttest_1samp([7.0, 4.0, 1.0], 0).confidence_interval(0.95)
+    assert frame["test_errors"][0] == f"4 ± {(high - low) / 2:.2f}"
+
+
+def test_the_ledgers_side_needs_no_torch():
+    code = "import sys, kdrepro.tables, kdrepro.plots; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
