@@ -64,7 +64,7 @@ def in_logits(name: str, logits: Tensor) -> Iterator[Finding]:
         yield error(
             f"{side}_not_finite",
             f"{name}: {int(wrong.sum())} of {logits.numel()} logits are NaN or infinite, "
-            f"the first at {where} is {float(logits[where])}",
+            f"the first at {where} is {logits[where].item()}",
             "Look for weights that diverged, half precision that overflows, or inputs not normalised.",
         )
         return
@@ -145,8 +145,8 @@ def in_accuracy(batch: Batch, teacher_logits: Tensor) -> Iterator[Finding]:
     if classes < 2:
         return
     guess = 1 / classes
-    least = next((hits for hits in range(count + 1) if _at_least(hits, count, guess) <= _LEVEL), count + 1)
-    if correct < least and _at_least(least, count, (1 + guess) / 2) >= 1 - _LEVEL:
+    least = int((_at_least(count, guess) > _LEVEL).sum())
+    if correct < least and _at_least(count, (1 + guess) / 2)[least] >= 1 - _LEVEL:
         yield error(
             "teacher_at_chance",
             f"the teacher is right on {correct} of {count} positions, no more than guessing among "
@@ -156,14 +156,13 @@ def in_accuracy(batch: Batch, teacher_logits: Tensor) -> Iterator[Finding]:
         )
 
 
-def _at_least(hits: int, count: int, rate: float) -> float:
-    """Probability of at least `hits` of `count` when each has probability `rate`."""
-    if hits > count:
-        return 0.0
-    number = torch.arange(hits, count + 1, dtype=torch.float64)
+def _at_least(count: int, rate: float) -> Tensor:
+    """Probability of at least 0, 1, ..., `count` + 1 of `count` when each has probability `rate`."""
+    number = torch.arange(count + 1, dtype=torch.float64)
     total = torch.tensor(count, dtype=torch.float64)
     ways = torch.lgamma(total + 1) - torch.lgamma(number + 1) - torch.lgamma(total - number + 1)
-    return float((ways + number * math.log(rate) + (total - number) * math.log1p(-rate)).exp().sum())
+    exactly = (ways + number * math.log(rate) + (total - number) * math.log1p(-rate)).exp()
+    return torch.cat([exactly.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
 
 
 def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch: Batch) -> Iterator[Finding]:
@@ -183,7 +182,7 @@ def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch
         )
         return
     if not bool(loss.isfinite()):
-        values = ", ".join(f"{name} {float(term):.4g}" for name, term in terms.items())
+        values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
         yield error(
             "loss_not_finite", f"objective: the loss is not finite ({values})", "Mend the term that is not."
         )
