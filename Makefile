@@ -10,10 +10,10 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if s
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test lint bench clean venv browser pins
+.PHONY: help book test colab lint bench clean venv browser pins readme
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s  %s\n", $$1, $$2}' Makefile
 
 book: $(READY) ## run the chapters (PROTOCOL=quick) and build the pages into _build/html
 	$(BIN)/kdrepro book execute --protocol $(PROTOCOL)
@@ -21,6 +21,9 @@ book: $(READY) ## run the chapters (PROTOCOL=quick) and build the pages into _bu
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest
+
+colab: $(READY) ## run the chapters as Colab does, and the package from its wheel
+	$(BIN)/python -m pytest -n 0 tests/test_colab.py tests/test_install.py
 
 lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -37,10 +40,17 @@ browser: $(READY) ## fetch a Chromium for the browser tests, if the system has n
 venv: $(READY) ## only build the environment
 
 pins: $(READY) ## write constraints.txt from what is installed in .venv
-	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
-	  | grep -viE '^(nvidia-|cuda-|triton)'; } > constraints.txt.new
+	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable \
+	  | grep -viE '^(nvidia-|cuda-|triton|pip=)'; } > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 	touch $(READY)
+
+readme: $(READY) ## write the verdicts of the recorded rows into README.md
+	$(BIN)/python -c 'from kdrepro import ledger, tables; print(tables.readme_table(ledger.recorded()).strip())' \
+	  > README.verdicts
+	sed -e '/<!-- verdicts:start/r README.verdicts' -e '/<!-- verdicts:start/,/<!-- verdicts:end/{//!d;}' README.md > README.new
+	mv README.new README.md
+	rm README.verdicts
 
 clean: ## remove what was built; rows in ./runs stay
 	rm -rf $(VENV) _build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

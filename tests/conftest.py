@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,17 @@ def installed_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     site_packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     lent = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     (site_packages / "lent.pth").write_text("\n".join(lent) + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    ]
     # Otherwise pip finds the lent kdrepro and thinks that there is nothing to do.
     done = subprocess.run([*command, "--ignore-installed"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,7 +82,7 @@ def installed_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[str]:
+def chromium() -> str:
     """The path of a Chromium: the system's, else Playwright's own; without one the test is skipped.
 
     With KDREPRO_REQUIRE_BROWSER=1 it fails instead, so that a build server cannot pass by having no browser.
@@ -91,4 +100,4 @@ def chromium() -> Iterator[str]:
         if os.environ.get("KDREPRO_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    yield found
+    return found

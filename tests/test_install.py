@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _run(*command: str | Path, folder: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KDREPRO", "PYTHON"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("KDREPRO", "PYTHON"))
+    }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -30,7 +32,9 @@ def _python(python: Path, code: str, folder: Path) -> str:
 
 
 def _readme_example() -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     (example,) = (block for block in blocks if "kdrepro.Distiller(" in block)
     assert len(example.splitlines()) == 3
     return example
@@ -45,8 +49,13 @@ def test_wheel_holds_the_package_with_its_claims_and_rows_and_nothing_else(wheel
     }
     assert {"kdrepro/claims/hinton2015.toml", "kdrepro/py.typed"} <= expected
     assert expected <= names
-    assert {name.split("/")[0] for name in names - expected} <= {"kdrepro", f"{wheel.name.split('-py3')[0]}.dist-info"}
-    assert not [name for name in names if "__pycache__" in name or name.endswith((".ipynb", ".safetensors", ".tmp"))]
+    assert {name.split("/")[0] for name in names - expected} <= {
+        "kdrepro",
+        f"{wheel.name.split('-py3')[0]}.dist-info",
+    }
+    assert not [
+        name for name in names if "__pycache__" in name or name.endswith((".ipynb", ".safetensors", ".tmp"))
+    ]
 
 
 def test_wheel_asks_for_lower_bounds_only(wheel: Path) -> None:
@@ -85,7 +94,9 @@ print(out.loss.item())
     assert not list(tmp_path.iterdir())
 
 
-def test_claims_and_recorded_rows_are_found_without_the_checkout(installed_python: Path, tmp_path: Path) -> None:
+def test_claims_and_recorded_rows_are_found_without_the_checkout(
+    installed_python: Path, tmp_path: Path
+) -> None:
     code = """
 import json
 from kdrepro.ledger import recorded
@@ -99,7 +110,9 @@ print(json.dumps([[paper.key for paper in papers()], [row.run for row in ledger.
     assert problems == 0
 
 
-@pytest.mark.parametrize("module", ["kdrepro", "kdrepro.ledger", "kdrepro.verdicts", "kdrepro.tables", "kdrepro.plots"])
+@pytest.mark.parametrize(
+    "module", ["kdrepro", "kdrepro.ledger", "kdrepro.verdicts", "kdrepro.tables", "kdrepro.plots"]
+)
 def test_what_reads_rows_loads_no_torch(module: str, installed_python: Path, tmp_path: Path) -> None:
     code = f"import sys, {module}; print([name for name in sys.modules if name.split('.')[0] == 'torch'][:3])"
     assert _python(installed_python, code, tmp_path).strip() == "[]"
