@@ -1,0 +1,153 @@
+"""Every malformed call gets an error that says which argument, what came and what was expected.
+
+The cases lie in tests/malformed, one file per part of the package; a case is
+
+    [[case]]
+    call = "soft_target_loss(logits(2, 5), logits(2, 5), temperature=0)"    # a Python expression
+    error = "ValueError"
+    says = ["temperature: got 0, expected a finite number above 0"]          # fragments of the message
+
+`call` sees the public names, and the names in `words` below. `folder` is an empty folder; `files` (a table of texts by
+path) fills it. Whatever the error, the networks that a case made must be as they were, and so must the folder.
+"""
+
+import builtins
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_networks import network, snapshot
+from torch import Tensor, nn
+
+import kdrepro
+from kdrepro import checkpoints, checks, devices, ledger, metrics, row, teacher, types, verdicts
+from kdrepro.data import mnist
+from kdrepro.data.batches import Jitter
+from kdrepro.models.mlp import MLP, max_norm_
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent / "malformed"
+
+
+def logits(*shape: int, fill: float | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    if fill is not None:
+        return torch.full(shape, fill, dtype=dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype)
+
+
+def targets(*shape: int, classes: int = 5, dtype: torch.dtype = torch.int64) -> Tensor:
+    return torch.randint(classes, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def mask(*shape: int, value: bool = True) -> Tensor:
+    return torch.full(shape, value)
+
+
+def some_batches(count: int = 8, **changes: Any) -> kdrepro.Batches:
+    arguments = {"inputs": logits(count, 4), "targets": targets(count), "batch_size": 4, "seed": 0, **changes}
+    return kdrepro.Batches(**arguments)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def some_row(**changes: Any) -> row.Row:
+    from recorded_rows import make_row
+
+    return make_row("student_alone", 0, **changes)
+
+
+def reported(book: ledger.Ledger) -> None:
+    """Raise what the ledger reports: a malformed row is not an error, so that it does not hide the others."""
+    assert book.rows() == []
+    (problem,) = book.problems()
+    raise ValueError(f"{problem.file.name}: {problem.message}")
+
+
+class Returns(nn.Module):
+    """An objective that returns what it is given, or a network that does."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value, self.weight = value, nn.Parameter(torch.zeros(1))
+
+    def forward(self, *ignored: Any) -> Any:
+        return self.value
+
+
+def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[str, Any]:
+    """What a case may say."""
+
+    def kept(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        def making(*arguments: Any, **named: Any) -> nn.Module:
+            module = make(*arguments, **named)
+            made.append((module, snapshot(module)))
+            return module
+
+        return making
+
+    public = {name: getattr(kdrepro, name) for name in kdrepro.__all__}
+    modules = (checkpoints, checks, devices, ledger, metrics, mnist, row, teacher, torch, types, verdicts)
+    return {
+        **{name: value for name, value in vars(builtins).items() if not name.startswith("_")},
+        **public,
+        **{module.__name__.rpartition(".")[2]: module for module in modules},
+        **{make.__name__: make for make in (logits, targets, mask, some_batches, sgd, some_row, reported)},
+        **{each.__name__: each for each in (Returns, Jitter, MLP, max_norm_)},
+        "network": kept(network),
+        "kd": kdrepro.HintonKD(temperature=4.0, soft_weight=0.9),
+        "nan": float("nan"),
+        "inf": float("inf"),
+        "nn": nn,
+        "folder": folder,
+    }
+
+
+def read_cases() -> list[Any]:
+    cases = []
+    for file in sorted(FOLDER.glob("*.toml")):
+        for number, case in enumerate(tomllib.loads(file.read_text(encoding="utf-8"))["case"], 1):
+            assert set(case) - {"files"} == {"call", "error", "says"}, f"{file.name}: case {number}"
+            assert case["says"], f"{file.name}: case {number} says nothing"
+            cases.append(pytest.param(case, id=f"{file.stem}-{number}"))
+    return cases
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("case", read_cases())
+def test_the_error_names_the_argument_and_nothing_has_changed(case, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDREPRO_DATA", str(tmp_path))
+    monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
+    for name, text in case.get("files", {}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    made: list[tuple[nn.Module, dict[str, Any]]] = []
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the case says which
+        eval(case["call"], words(tmp_path, made))
+    message = str(caught.value)
+    assert type(caught.value).__name__ == case["error"], message
+    for fragment in case["says"]:
+        assert fragment in message
+    assert contents(tmp_path) == before
+    for module, then in made:
+        now = snapshot(module)
+        assert now["bytes"] == then["bytes"]
+        assert now["gradients"] == then["gradients"]
+
+
+def test_there_are_enough_cases_and_none_twice():
+    calls = [(case.values[0]["call"], str(case.values[0].get("files"))) for case in read_cases()]
+    assert len(calls) >= 60
+    assert len(set(calls)) == len(calls)
