@@ -221,6 +221,12 @@ def test_make_alone_lists_every_command() -> None:
     assert {"book", "test", "lint", "bench", "clean"} <= MAKE_TARGETS
 
 
+def test_files_that_make_names_exist() -> None:
+    named = re.findall(r"tests/\w+\.py", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_ci_runs_lint_then_the_tests_of_the_readme_then_the_book() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert re.findall(r"^step make (\w+)$", script, flags=re.MULTILINE) == ["lint", "test", "book"]
