@@ -88,6 +88,7 @@ def dark_knowledge(images: object, logits: object, labels: object, temperature: 
             picture.imshow(digits.images[place], cmap="gray_r", vmin=0, vmax=1)
             picture.set_xticks([])
             picture.set_yticks([])
+            picture.spines[:].set_visible(False)
             picture.set_ylabel(
                 f"label {digits.labels[place]}", rotation=0, ha="right", va="center", labelpad=8
             )

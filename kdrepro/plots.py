@@ -52,7 +52,8 @@ def forest(
 ) -> Chart:
     """The paired differences first minus second, each with every pair as a dot, its mean and its 95 % interval.
 
-    Comparisons are given and paired as in `tables.paired_table`. An interval that misses the zero line is settled.
+    Comparisons are given and paired as in `tables.paired_table`. The diamond is filled where the interval misses
+    the zero line.
     """
     rows = rows_shown(ledger, recipe, protocol)
     named = labelled(comparisons)
@@ -62,6 +63,7 @@ def forest(
         axes.axvline(0, color="black", linewidth=1)
         drawn = 0
         for place, (first, second) in enumerate(named.values()):
+            axes.axhline(place, color="#eeeeee", linewidth=0.8, zorder=0)
             sides = Comparison(Side.of(first, metric), Side.of(second, metric))
             pairs = compare(rows, sides, one_run=one_run)
             found = difference(pairs)
@@ -71,15 +73,14 @@ def forest(
                 settled = found.low > 0 or found.high < 0
                 values = [pair.difference for pair in pairs]
                 axes.plot(values, place + _scatter(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
-                text = f"{number(found.mean)} (1 pair)"
+                text = f"{number(found.mean)}, n = 1"
                 if len(pairs) > 1 and math.isfinite(found.half):
                     axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
                     text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {len(pairs)}"
                 face = BLUE if settled else "white"
                 axes.plot(found.mean, place, "D", markersize=8, markerfacecolor=face, markeredgecolor=BLUE)
-            axes.annotate(
-                text, (1.02, place), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
-            )
+            # Negative numbers as matplotlib writes them on the axis.
+            axes.text(1.02, place, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center")
         axes.set_yticks(range(len(named)), list(named))
         axes.set_ylim(len(named) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -95,7 +96,7 @@ def forest(
 
 def _curve_of(axes: Axes, rows: Sequence[Row], units: int) -> bool:
     """Errors against temperature for one width; whether there was anything to draw."""
-    arms = {row.arm: re.fullmatch(rf"units{units}_T([0-9.]+)", row.arm) for row in rows}
+    arms = {row.arm: re.fullmatch(rf"units{units}_T(\d+(?:\.\d+)?)", row.arm) for row in rows}
     by_temperature = sorted((float(match[1]), arm) for arm, match in arms.items() if match)
     alone = summary(rows, Side.of(f"units{units}_alone", "test_errors"))
     if alone:
@@ -105,16 +106,9 @@ def _curve_of(axes: Axes, rows: Sequence[Row], units: int) -> bool:
             axes.axhspan(low, high, color=RED, alpha=0.15, linewidth=0)
     means, lows, highs = [], [], []
     for temperature, arm in by_temperature:
-        found = readings(rows, Side.of(arm, "test_errors"))
-        axes.plot(
-            [temperature] * len(found),
-            [each.value for each in found],
-            "o",
-            color=BLUE,
-            alpha=0.3,
-            markersize=4,
-        )
-        interval = mean_interval([each.value for each in found])
+        errors = [each.value for each in readings(rows, Side.of(arm, "test_errors"))]
+        axes.plot([temperature] * len(errors), errors, "o", color=BLUE, alpha=0.3, markersize=4)
+        interval = mean_interval(errors)
         bounded = math.isfinite(interval.half)
         means.append(interval.mean)
         lows.append(interval.low if bounded else interval.mean)
@@ -130,7 +124,8 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     """Test errors against the temperature of the soft targets, for students of 300 and of 30 units per layer.
 
     Mean and 95 % band over the seeds, every run as a dot, the student on labels alone as a dashed line. Shaded is
-    where Hinton et al. (2015), section 3, see no difference (300 units) and where they see the best (30 units).
+    where Hinton et al. (2015), section 3, see no difference (300 units) and where they see the best (30 units);
+    a demonstration is not set beside the paper.
     """
     rows = rows_shown(ledger, "hinton_kd", protocol)
     regions = {300: (8.0, 33.0, "paper: all similar above 8"), 30: (2.5, 4.0, "paper: best from 2.5 to 4")}
@@ -138,7 +133,8 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
         chart = new_chart(11.0, 4.4)
         for axes, (units, (start, end, words)) in zip(chart.subplots(1, 2), regions.items(), strict=True):
             axes.set_xscale("log")
-            axes.axvspan(start, end, color=GREEN, alpha=0.14, linewidth=0, label=words)
+            if protocol in ("reduced", "paper"):
+                axes.axvspan(start, end, color=GREEN, alpha=0.14, linewidth=0, label=words)
             known = _curve_of(axes, rows, units)
             axes.set_xlim(0.92, 33)
             axes.set_xticks([1, 2, 3, 4, 6, 8, 10, 14, 20, 30])
@@ -199,10 +195,11 @@ def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
 def gap(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     """The headline of Hinton et al. (2015): test errors of the student alone, the distilled student, the teacher.
 
-    Every run is a dot, the bar is the mean with its 95 % interval, the diamond the paper's figure; below stands how
-    much of the gap is closed.
+    Every run is a dot, the bar is the mean with its 95 % interval, the diamond the paper's figure (which is not
+    set beside a demonstration). The title says how much of the gap is closed.
     """
     rows = rows_shown(ledger, "hinton_kd", protocol)
+    compares = protocol in ("reduced", "paper")
     claims = paper("hinton2015")
     columns = (
         ("student alone", "student_alone", RED, claims.claim("H2").value),
@@ -222,21 +219,21 @@ def gap(ledger: Ledger, *, protocol: str = "paper") -> Chart:
                 if math.isfinite(low):
                     axes.errorbar(place, mean, yerr=mean - low, color=colour, linewidth=2, capsize=6)
                 dots = [each.value for each in readings(rows, Side.of(arm, "test_errors"))]
-                label = "one run" if not place else None
+                label = None if "one run" in axes.get_legend_handles_labels()[1] else "one run"
                 axes.plot(
                     place + _scatter(count), dots, "o", color=colour, alpha=0.8, markersize=5, label=label
                 )
                 axes.annotate(f"{number(mean)}, n = {count}", (place, 3), ha="center", va="bottom")
-            label = "the paper (one run)" if not place else None
-            axes.plot(place + 0.38, value, "D", markersize=9, mfc="white", mec="black", label=label)
-            axes.annotate(
-                f"{value:g}", (place + 0.38, value), (9, 0), textcoords="offset points", va="center"
-            )
+            if compares:
+                label = "the paper (one run)" if not place else None
+                axes.plot(place + 0.38, value, "D", markersize=9, mfc="white", mec="black", label=label)
+                axes.text(place + 0.46, value, f"{value:g}", va="center")
         axes.set_xticks(range(len(columns)), [name for name, _, _, _ in columns])
         axes.set_xlim(-0.5, len(columns) - 0.3)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("test errors of 10,000")
-        axes.legend(loc="upper right")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(loc="upper right")
         axes.set_title(_share(rows, protocol), loc="left", fontsize=12)
     return chart
 

@@ -16,7 +16,10 @@ _STYLE = """
 .kdrepro-table caption{caption-side:top;text-align:left;font-weight:600;padding:.3em 0;color:inherit}
 .kdrepro-table th,.kdrepro-table td{padding:.35em .6em;text-align:left;vertical-align:top;color:inherit;
 background:transparent;border-bottom:1px solid rgba(128,128,128,.35)}
-.kdrepro-table thead th{border-bottom:2px solid rgba(128,128,128,.8);white-space:nowrap}
+.kdrepro-table thead th{border-bottom:2px solid rgba(128,128,128,.8);vertical-align:bottom}
+.kdrepro-table .wide{min-width:16em}
+.kdrepro-table summary{cursor:pointer}
+.kdrepro-table details[open]{min-width:16em}
 .kdrepro-table .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .verdict{display:inline-block;white-space:nowrap;padding:0 .5em;border-radius:.6em;color:inherit;
 border:1px solid rgba(128,128,128,.6);background:rgba(128,128,128,.12)}
@@ -56,6 +59,8 @@ def _is_number(value: object) -> bool:
 def _cell(value: object, column: str) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return "<td>–</td>"
+    if column == "Because":
+        return f"<td><details><summary>why</summary>{escape(str(value))}</details></td>"
     if column == "Verdict" and value in VERDICTS:
         return f"<td>{verdict_span(str(value))}</td>"
     if not isinstance(value, bool) and isinstance(value, Real):
@@ -63,19 +68,23 @@ def _cell(value: object, column: str) -> str:
     return f"<td>{escape(str(value))}</td>"
 
 
-def show(frame: pd.DataFrame, caption: str) -> Html:
-    """The frame as an HTML table with a caption; a column `Verdict` is coloured, its index is left out.
+def _width(values: pd.Series, column: str) -> str:
+    """The class of a column: long texts get room, numbers stand at the right."""
+    if len(values) and all(_is_number(value) for value in values):
+        return "number"
+    long = column != "Because" and any(len(str(value)) > 60 for value in values)
+    return "wide" if long else "text"
 
-    The first column heads its row. All text is escaped.
+
+def show(frame: pd.DataFrame, caption: str) -> Html:
+    """The frame as an HTML table with a caption; its index is left out, and all text is escaped.
+
+    The first column heads its row. A column `Verdict` is coloured, and one named `Because` unfolds.
     """
     columns = [str(column) for column in frame.columns]
-    numeric = [
-        bool(len(frame)) and all(_is_number(value) for value in frame.iloc[:, at])
-        for at in range(len(columns))
-    ]
     head = "".join(
-        f'<th scope="col" class="{"number" if right else "text"}">{escape(column)}</th>'
-        for column, right in zip(columns, numeric, strict=True)
+        f'<th scope="col" class="{_width(frame.iloc[:, at], column)}">{escape(column)}</th>'
+        for at, column in enumerate(columns)
     )
     body = []
     for values in frame.itertuples(index=False, name=None):
