@@ -69,6 +69,12 @@ def test_an_ensemble_averages_probabilities_not_logits():
     assert (probs - torch.softmax(sum(logits) / 2, -1)).abs().max() > 0.1
 
 
+def test_over_the_temperature_an_ensembles_logits_are_log_probabilities():
+    logits = torch.randn(6, 5, dtype=torch.float64)
+    answer = mean_of_softened([logits, logits, logits], temperature=3.0)
+    torch.testing.assert_close(answer, 3 * torch.log_softmax(logits / 3, -1))
+
+
 def test_an_ensemble_keeps_padded_classes_and_huge_logits():
     lowest = -torch.inf
     logits = [torch.tensor([[1e4, -1e4, lowest]]), torch.tensor([[-1e4, 1e4, lowest]])]

@@ -243,6 +243,14 @@ def test_jensen_shannon_is_zero_at_either_end_of_its_weight_and_near_it(weight):
     assert gradient(at_end.sum(), student).abs().max() == 0
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_jensen_shannon_of_padded_classes_is_finite_at_any_weight(weight):
+    student = torch.tensor([[1.0, 2.0, -math.inf]], requires_grad=True)
+    values = jensen_shannon(student, torch.tensor([[2.0, 0.0, -math.inf]]), teacher_weight=weight)
+    assert values.isfinite().all()
+    assert gradient(values.sum(), student).isfinite().all()
+
+
 def test_the_two_directions_swap_with_their_arguments_and_differ():
     student, teacher = random_pair(4, 5)
     torch.testing.assert_close(forward_kl(student, teacher), reverse_kl(teacher, student))
