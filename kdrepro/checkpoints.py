@@ -1,0 +1,78 @@
+"""Files of weights and of training states, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def _replace(file: Path, write: Callable[[Path], None]) -> None:
+    """Write beside `file` and move into place: whatever happens in between, the last good one stays."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        write(beside)
+        with beside.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        beside.replace(file)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{file}: could not be written ({error}); what was there before is untouched"
+        ) from error
+    except RuntimeError as error:
+        # torch.save reports a full disk as a RuntimeError of its zip writer.
+        raise OSError(
+            f"{file}: could not be written ({error}); what was there before is untouched"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def save_state(state: Mapping[str, Any], file: Path) -> None:
+    """Write a training state (tensors, numbers, strings, lists and dicts of them) to `file`, atomically."""
+    _replace(file, lambda beside: torch.save(dict(state), beside))
+
+
+def load_state(file: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote; nothing but data is unpickled (`weights_only=True`).
+
+    Raises `ValueError` naming the file when it is truncated or holds anything else.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{file}: not a readable checkpoint ({type(error).__name__}: {error}); delete it to start anew"
+        ) from error
+    if isinstance(state, dict):
+        return state
+    raise ValueError(
+        f"{file}: got {type(state).__name__}, expected a training state; delete it to start anew"
+    )
+
+
+def save_weights(module: nn.Module, file: Path, *, metadata: Mapping[str, str]) -> None:
+    """Write a module's `state_dict` to a safetensors file, atomically, with `metadata` beside it."""
+    tensors: dict[str, Tensor] = {
+        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
+    }
+    _replace(file, lambda beside: save_file(tensors, beside, metadata=dict(metadata)))
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Load what `save_weights` wrote into `module`, strictly.
+
+    Raises `ValueError` naming the file when it is truncated or belongs to another net.
+    """
+    try:
+        module.load_state_dict(load_file(file))
+    except Exception as error:
+        raise ValueError(f"{file}: its weights do not load into {type(module).__name__} ({error})") from error

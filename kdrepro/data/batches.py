@@ -1,0 +1,103 @@
+"""Batches cut from whole tensors on the device, in an order and under augmentation that a seed fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from kdrepro import checks
+from kdrepro.types import Batch
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Jitter:
+    """Shift each image by up to `pixels` in any direction, filling with zeros: (B, C, H, W) → (B, C, H, W).
+
+    Hinton, Vinyals & Dean (2015), section 3: "jittered by up to two pixels in any direction". The paper names no
+    distribution: both shifts are uniform over the whole numbers from −`pixels` to `pixels`, drawn for each image.
+    One gather on the device for the whole batch.
+    """
+
+    def __init__(self, *, pixels: int = 2) -> None:
+        self.pixels = checks.whole("pixels", pixels)
+
+    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        if inputs.ndim != 4:
+            raise ValueError(f"inputs: got shape {tuple(inputs.shape)}, expected (B, C, H, W)")
+        count, channels, height, width = inputs.shape
+        # Drawn on the CPU, so that every device sees the same shifts.
+        shifts = torch.randint(-self.pixels, self.pixels + 1, (count, 2), generator=generator).to(
+            inputs.device
+        )
+        padded = torch.nn.functional.pad(inputs, [self.pixels] * 4)
+        rows = torch.arange(height, device=inputs.device) + self.pixels - shifts[:, :1]
+        columns = torch.arange(width, device=inputs.device) + self.pixels - shifts[:, 1:]
+        flat = rows[:, :, None] * (width + 2 * self.pixels) + columns[:, None, :]
+        flat = flat.reshape(count, 1, -1).expand(-1, channels, -1)
+        return padded.flatten(2).gather(2, flat).reshape(inputs.shape)
+
+
+class Batches:
+    """A data set in batches, shuffled anew each epoch.
+
+    Order and augmentation are a function of (`seed`, epoch, batch) alone: two runs with one seed see the same batches,
+    a run resumed at an epoch sees what it would have seen, and so does a second student of the same teacher.
+
+    Shapes: `inputs` (N, ...), `targets` (N,) or (N, L). The last batch holds the rest, so every example is seen once an
+    epoch. Raises `ValueError` for an empty data set, lengths that differ, or inputs that are not finite.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: Augment | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
+        if len(inputs) == 0:
+            raise ValueError("inputs: got an empty data set, expected at least one example")
+        for name, values in (("targets", targets), ("mask", mask)):
+            if values is not None and len(values) != len(inputs):
+                raise ValueError(f"{name}: got {len(values)} of them, expected {len(inputs)}, one per input")
+        if inputs.is_floating_point() and not torch.isfinite(inputs).all():
+            bad = int((~torch.isfinite(inputs)).flatten(1).any(dim=1).sum()) if inputs.ndim > 1 else "some"
+            raise ValueError(
+                f"inputs: got NaN or infinity in {bad} of {len(inputs)} examples, expected finite numbers"
+            )
+        self.inputs, self.targets, self.mask = inputs, targets, mask
+        self.batch_size = checks.whole("batch_size", batch_size, least=1)
+        self.seed = checks.whole("seed", seed)
+        self.augment = augment
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return (len(self.inputs) + self.batch_size - 1) // self.batch_size
+
+    def to(self, device: torch.device | str) -> Batches:
+        """Return the same batches with the whole data set on `device`."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return Batches(
+            self.inputs.to(device),
+            self.targets.to(device),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            augment=self.augment,
+            mask=mask,
+        )
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of epoch `number` (from 0)."""
+        generator = torch.Generator().manual_seed((self.seed << 20) + number)
+        order = torch.randperm(len(self.inputs), generator=generator).to(self.inputs.device)
+        for index in torch.split(order, self.batch_size):
+            inputs = self.inputs[index]
+            if self.augment is not None:
+                inputs = self.augment(inputs, generator)
+            mask = None if self.mask is None else self.mask[index]
+            yield Batch(inputs, self.targets[index], mask, index)

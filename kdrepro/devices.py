@@ -1,0 +1,93 @@
+"""Which device and which precision a run uses, through Hugging Face Accelerate."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import nn
+
+from kdrepro import checks
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def available() -> list[str]:
+    """Return the devices that this machine has, by name; the CPU is always one."""
+    found = ["cpu"]
+    found += ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return found
+
+
+def accelerator(device: str = "auto") -> Accelerator:
+    """Return an `Accelerator` on `device`; `auto` takes CUDA, then MPS, then the CPU.
+
+    Under `accelerate launch` the processes and their devices are the launcher's.
+    Raises `ValueError` for an unknown device, or one that this machine does not have.
+    """
+    checks.choice("device", device, DEVICES)
+    if device != "auto" and device not in available():
+        raise ValueError(
+            f"device: got {device!r}, expected one that this machine has: auto, {', '.join(available())}"
+        )
+    wanted = device if device != "auto" else available()[-1]
+    # Accelerate keeps one state for the whole process; a second call for another device needs a fresh one.
+    if (
+        PartialState._shared_state
+        and PartialState().device.type != wanted
+        and PartialState().num_processes == 1
+    ):
+        AcceleratorState._reset_state(True)
+    # Precision is ours (`autocast`), so that the losses stay in float32 and one process can use both.
+    return Accelerator(cpu=wanted == "cpu", mixed_precision="no")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Say whether the processor multiplies bfloat16 matrices itself, rather than in emulation."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # The public call that would say this does not exist yet.
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return False
+
+
+def precision_for(precision: str, device: torch.device) -> str:
+    """Return `fp32` or `bf16`: what `precision` names, and for `auto` bf16 where the processor has it."""
+    checks.choice("precision", precision, PRECISIONS)
+    if precision == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    return precision
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which the nets, not the losses, are computed."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def has_images(module: nn.Module) -> bool:
+    """Say whether a net has 2-D convolutions, which run faster with the channels last in memory."""
+    return any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+
+
+def describe(device: torch.device) -> str:
+    """Return the device in words, for rows: the kind, the model, and the number of threads on a CPU."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device.type != "cpu":
+        return device.type
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return f"cpu: {model}, {torch.get_num_threads()} threads"

@@ -1,0 +1,65 @@
+"""What is measured on logits, once training is over."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kdrepro import checks
+
+
+def _checked(logits: Tensor, targets: Tensor) -> Tensor:
+    checks.logits("logits", logits)
+    checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
+    return logits.float()
+
+
+def errors(logits: Tensor, targets: Tensor) -> int:
+    """Count the examples whose largest logit is not the target's: (N, K), (N,)."""
+    return int((_checked(logits, targets).argmax(dim=-1) != targets).sum())
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> float:
+    """Return the share of examples whose largest logit is the target's, in [0, 1]: (N, K), (N,)."""
+    return (targets.numel() - errors(logits, targets)) / targets.numel()
+
+
+def negative_log_likelihood(logits: Tensor, targets: Tensor) -> float:
+    """Return the mean of −log p(target), in nats: (N, K), (N,)."""
+    return cross_entropy(_checked(logits, targets), targets).item()
+
+
+def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> float:
+    """Return the expected calibration error, in [0, 1]: (N, K), (N,).
+
+    Σ_b (n_b / N) |accuracy_b − confidence_b| over `bins` bins of equal width of the largest probability (Guo et al.
+    2017, On calibration of modern neural networks, section 2; 15 bins as there).
+    """
+    confidence, predicted = _checked(logits, targets).softmax(dim=-1).max(dim=-1)
+    which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gap = torch.zeros(bins, dtype=torch.float64).index_add_(
+        0, which, (predicted == targets).double() - confidence.double()
+    )
+    return (gap.abs().sum() / targets.numel()).item()
+
+
+def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """Return the share of examples on which both name the same class, in [0, 1]: (N, K), (N, K).
+
+    The top-1 agreement of Stanton et al. (2021), Does knowledge distillation really work?, section 3.
+    """
+    checks.same_logits_shape(student_logits, teacher_logits)
+    return (student_logits.argmax(dim=-1) == teacher_logits.argmax(dim=-1)).float().mean().item()
+
+
+def classification(prefix: str, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return the metrics of a classifier under the names that rows use, each behind `prefix`, such as `test`."""
+    wrong = errors(logits, targets)
+    return {
+        f"{prefix}_errors": wrong,
+        f"{prefix}_error_rate": wrong / targets.numel(),
+        f"{prefix}_accuracy": (targets.numel() - wrong) / targets.numel(),
+        f"{prefix}_nll": negative_log_likelihood(logits, targets),
+        f"{prefix}_ece": calibration_error(logits, targets),
+    }

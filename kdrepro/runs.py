@@ -1,0 +1,294 @@
+"""The runner: trains the arms of a recipe, seed by seed, and leaves a row for each run.
+
+A run whose row exists is not done again; one that was killed goes on from its checkpoint; one that learns from another
+run's net trains that first if its weights are not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdrepro import checks, devices
+from kdrepro.checkpoints import load_weights, save_weights
+from kdrepro.engine import History, fit
+from kdrepro.ledger import Ledger, user_folder
+from kdrepro.row import PROTOCOLS, SPLITS, Row, run_id
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that a recipe trains: how, from which other runs' nets, and with how many seeds it is recorded.
+
+    `overrides` are settings of this arm laid over the recipe's for its `base` (default: its own name).
+    """
+
+    summary: str
+    train: Callable[[Run], Result]
+    seeds: int = 5
+    needs: Callable[[int], Sequence[Key]] = lambda seed: ()
+    base: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The program of one paper: its arms in order, and the settings, data and nets that they use.
+
+    `config(base, protocol)` gives the settings of an arm, `load(protocol)` the data set (with `name`, `digest`,
+    `train`, `test` and `held_out(count)`), `build(config)` a net. `candidates` are the settings that were tried on
+    training data held out, by arm; `held_out` says how many examples.
+    """
+
+    name: str
+    arms: dict[str, Arm]
+    config: Callable[[str, str], dict[str, Any]]
+    load: Callable[[str], Any]
+    build: Callable[[dict[str, Any]], nn.Module]
+    candidates: dict[str, Sequence[dict[str, Any]]]
+    held_out: int
+
+    def arm(self, name: str) -> Arm:
+        """Return an arm by name; a wrong one raises `ValueError` with the right ones."""
+        return self.arms[checks.choice("arm", name, self.arms)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training an arm gives: its metrics, the net (`None` where nothing was trained) and its history."""
+
+    metrics: dict[str, float]
+    model: nn.Module | None = None
+    history: History = field(default_factory=History)
+    parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm, one seed, one protocol: what an arm's `train` is given."""
+
+    runner: Runner
+    name: str
+    arm: Arm
+    seed: int
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of this run, as its row records them; `train` adds what it finds out, such as `train_size`."""
+        settings = (
+            self.runner.recipe.config(self.arm.base or self.name, self.runner.protocol) | self.arm.overrides
+        )
+        return settings | {"precision": self.runner.precision}
+
+    @property
+    def id(self) -> str:
+        """The run's name in the ledger."""
+        return self.runner.run_id(self.name, self.seed)
+
+    @property
+    def data(self) -> Any:
+        """The recipe's data set at this protocol and split."""
+        return self.runner.data
+
+    def build(self) -> nn.Module:
+        """Return the arm's net with the initial weights of this seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return self.runner.recipe.build(self.config)
+
+    def teachers(self) -> list[nn.Module]:
+        """Return the trained nets that this arm needs, in order."""
+        return [self.runner.trained(name, seed) for name, seed in self.arm.needs(self.seed)]
+
+    def fit(self, student: nn.Module, objective: nn.Module, batches: Any, **options: Any) -> History:
+        """Call `kdrepro.fit` with this run's checkpoint, device, precision and label."""
+        return fit(
+            student,
+            objective,
+            batches,
+            checkpoint=self.runner.work / "checkpoints" / f"{self.id}.pt",
+            device=self.runner.device,
+            precision=self.runner.precision,
+            progress=f"{self.name} seed {self.seed}" if self.runner.progress else None,
+            **options,
+        )
+
+
+class Runner:
+    """Trains runs of one recipe at one protocol and writes their rows into `ledger`.
+
+    `split="select"` trains without the last `recipe.held_out` training examples and measures on them.
+    `work` (default: `user_folder()`) holds weights and checkpoints. Names are checked before anything is loaded.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        protocol: str,
+        ledger: Ledger,
+        split: str = "test",
+        device: str = "auto",
+        precision: str = "auto",
+        work: Path | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.recipe = recipe
+        self.protocol = checks.choice("protocol", protocol, PROTOCOLS)
+        self.split = checks.choice("split", split, SPLITS)
+        self.device, self.ledger, self.progress = device, ledger, progress
+        self.where = devices.accelerator(device).device
+        self.precision = devices.precision_for(precision, self.where)
+        self.work = work or user_folder()
+        self.commit, self.dirty = source_state()
+
+    @cached_property
+    def data(self) -> Any:
+        """The data set, loaded once for all runs."""
+        data = self.recipe.load(self.protocol)
+        return data.held_out(self.recipe.held_out) if self.split == "select" else data
+
+    def run_id(self, name: str, seed: int) -> str:
+        """Return the run id of an arm and a seed."""
+        return run_id(recipe=self.recipe.name, arm=name, protocol=self.protocol, seed=seed, split=self.split)
+
+    def weights(self, name: str, seed: int) -> Path:
+        """Return the file that holds a run's trained weights."""
+        return self.work / "weights" / f"{self.run_id(name, seed)}.safetensors"
+
+    def plan(self, names: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Key]:
+        """List the runs to do, in order: those without a row, after those whose weights they lack.
+
+        `names` defaults to all arms, `seeds` to each arm's own number of them. Raises `ValueError` for a wrong arm.
+        """
+        order: list[Key] = []
+
+        def add(name: str, seed: int) -> None:
+            if (name, seed) in order:
+                return
+            for needed in self.recipe.arm(name).needs(seed):
+                if not self.weights(*needed).exists():
+                    add(*needed)
+            order.append((name, seed))
+
+        # A name that is wrong must not come to light after hours of training the others.
+        wanted = list(names) if names is not None else list(self.recipe.arms)
+        own_seeds = list(seeds) if seeds is not None else None
+        for name in wanted:
+            for seed in own_seeds if own_seeds is not None else range(self.recipe.arm(name).seeds):
+                checks.whole("seed", seed)
+                if self.ledger.get(self.run_id(name, seed)) is None:
+                    add(name, seed)
+        return order
+
+    def run(self, plan: Iterable[Key]) -> list[Row]:
+        """Do the runs of a plan in order and return their rows."""
+        return [self._one(name, seed) for name, seed in plan]
+
+    def trained(self, name: str, seed: int) -> nn.Module:
+        """Return the net of a run that is done, with its trained weights."""
+        run = Run(self, name, self.recipe.arm(name), seed)
+        model = self.recipe.build(run.config)
+        load_weights(model, self.weights(name, seed))
+        return model
+
+    def _one(self, name: str, seed: int) -> Row:
+        arm = self.recipe.arm(name)
+        run = Run(self, name, arm, seed)
+        started, clock = datetime.now(timezone.utc), time.perf_counter()
+        result = arm.train(run)
+        needed = [self.run_id(*key) for key in arm.needs(seed)]
+        if result.model is not None:
+            save_weights(result.model, self.weights(name, seed), metadata={"run": run.id})
+        parameters = result.parameters
+        if parameters is None:
+            parameters = sum(p.numel() for p in result.model.parameters()) if result.model is not None else 0
+        # A resumed run has trained before this process began; what it took then is in its history.
+        seconds = max(time.perf_counter() - clock, result.history.seconds)
+        row = Row(
+            recipe=self.recipe.name,
+            arm=name,
+            protocol=self.protocol,
+            seed=seed,
+            split=self.split,
+            metrics=result.metrics,
+            config=run.config | {"epochs_run": result.history.epochs},
+            teacher=None if not needed else needed[0] if len(needed) == 1 else needed,
+            parameters=parameters,
+            seconds=round(seconds, 2),
+            device=devices.describe(self.where),
+            versions=versions(),
+            commit=self.commit,
+            dirty=self.dirty,
+            data={"name": self.data.name, "digest": self.data.digest},
+            started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            curves={
+                key: [float(f"{value:.6g}") for value in curve]
+                for key, curve in result.history.curves.items()
+            },
+        )
+        # A net trained again for its weights keeps the row that it has.
+        if self.ledger.get(row.run) is None:
+            self.ledger.write(row)
+        (self.work / "checkpoints" / f"{run.id}.pt").unlink(missing_ok=True)
+        return row
+
+
+def candidates(recipe: Recipe) -> Recipe:
+    """Return the recipe whose arms are the settings to choose from, named `<arm>.try<number>`."""
+    arms = {
+        f"{name}.try{number}": dataclasses.replace(
+            recipe.arm(name),
+            base=recipe.arm(name).base or name,
+            overrides=recipe.arm(name).overrides | overrides,
+            seeds=1,
+        )
+        for name, tried in recipe.candidates.items()
+        for number, overrides in enumerate(tried)
+    }
+    return dataclasses.replace(recipe, arms=recipe.arms | arms)
+
+
+def source_state() -> tuple[str | None, bool]:
+    """Return the commit that the package runs from, and whether its sources differ from it; (None, False) without git.
+
+    Recorded rows do not count as sources: they come in while a recording goes on.
+    """
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's repository.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", ":(exclude)results"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, False
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("kdrepro", "torch", "torchvision", "accelerate", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
