@@ -1,0 +1,207 @@
+"""Executing chapters: which of them are stale and why, what a failure leaves, and the one line that says so."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from kdrepro.book import notebooks
+from kdrepro.book.inputs import Inputs, differences, inputs
+from kdrepro.book.notebooks import Notebook
+from kdrepro.book.process import empty, run_papermill
+from kdrepro.ledger import PROTOCOLS, user_folder
+
+# What an executed notebook carries in its metadata: its inputs, the seconds it took, when it ended, why it failed.
+RECORD = "kdrepro"
+DEMONSTRATIONS = ("smoke", "quick")
+
+
+@dataclass(frozen=True)
+class ChapterResult:
+    """What became of one chapter; `notebook` holds its last good results, or is None if there never were any."""
+
+    chapter: str
+    status: Literal["executed", "up to date", "failed"]
+    detail: str
+    seconds: float
+    notebook: Path | None
+
+    def __str__(self) -> str:
+        if self.status == "up to date":
+            return self.status + (f" ({self.detail})" if self.detail else "")
+        if self.status == "executed":
+            return f"executed in {self.seconds:.0f} s ({self.detail})"
+        kept = "its last good results stay" if self.notebook else "it has no earlier results"
+        return f"FAILED after {self.seconds:.0f} s: {self.detail}; {kept}"
+
+
+def executed(folder: Path, name: str) -> Path:
+    """Where the last good results of a chapter lie."""
+    return folder / "executed" / f"{name}.ipynb"
+
+
+def failed(folder: Path, name: str) -> Path:
+    """Where a failed attempt lies until a later one succeeds."""
+    return folder / "executed" / f"{name}.failed.ipynb"
+
+
+def execute(
+    root: str | os.PathLike[str],
+    *,
+    chapters: Sequence[str] | None = None,
+    protocol: str = "quick",
+    seeds: Any = None,
+    device: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    data: Mapping[str, str] | None = None,
+    force: bool = False,
+    time_limit: float = 1800.0,
+    folder: str | os.PathLike[str] | None = None,
+) -> list[ChapterResult]:
+    """Execute the chapters that are stale, one after the other, and print one line for each.
+
+    Results go to `executed/<chapter>.ipynb` below `folder`, which is `<root>/_build` unless given. A chapter is
+    stale when its notebook, its parameters, the package's sources, claims or recorded rows, the pins, the Python or
+    the `data` (names with digests) are not those of its last good results; `force` executes it even so. Results
+    of a larger protocol are not replaced by a `quick` demonstration of the same.
+
+    A chapter that fails or takes longer than `time_limit` seconds is killed with all its processes. Its last good
+    results stay as they are, `executed/<chapter>.failed.ipynb` holds the attempt, and the others are executed all the
+    same: look at the `status` of each result. An attempt that is itself killed leaves the last good results too.
+
+    `protocol`, `seeds`, `device` and other `parameters` replace those of the cell tagged `parameters`. Raises
+    ValueError before anything runs for a chapter, a protocol or a parameter that does not exist, and for a time limit
+    that is not above 0.
+    """
+    root = Path(root).resolve()
+    folder = root / "_build" if folder is None else Path(folder).resolve()
+    if protocol not in PROTOCOLS:
+        raise notebooks.wrong_name("protocol", protocol, PROTOCOLS)
+    if not (math.isfinite(time_limit) and time_limit > 0):
+        raise ValueError(f"time_limit: got {time_limit!r}, expected a finite number of seconds above 0")
+    given = {"protocol": protocol, "seeds": seeds, "device": device, **(parameters or {})}
+    given = {name: value for name, value in given.items() if value is not None}
+    sources = {name: notebooks.read(root / "notebooks" / f"{name}.ipynb") for name in _chosen(root, chapters)}
+    for name, source in sources.items():
+        _check_parameters(f"notebooks/{name}.ipynb", source, given)
+    results = []
+    for name, source in sources.items():
+        print(f"{name}: ", end="", flush=True)
+        now = inputs(root, name, source, given, data or {})
+        results.append(_chapter(root, folder, name, now, force=force, time_limit=time_limit))
+        print(results[-1], flush=True)
+    return results
+
+
+def _chosen(root: Path, asked: Sequence[str] | None) -> list[str]:
+    there = notebooks.chapters(root)
+    for name in asked or ():
+        if name not in there:
+            raise notebooks.wrong_name("chapters", name, there)
+    return [name for name in there if asked is None or name in asked]
+
+
+def _check_parameters(source: str, notebook: Notebook, given: Mapping[str, Any]) -> None:
+    known = notebooks.parameters(notebook)
+    for name, value in given.items():
+        if name not in known:
+            expected = f"one of {', '.join(known)}" if known else "none: no cell is tagged `parameters`"
+            raise ValueError(f"{name}: {source} has no such parameter, expected {expected}")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name}: got {value!r}, expected a JSON value: {error}") from None
+
+
+def _chapter(
+    root: Path, folder: Path, name: str, now: Inputs, *, force: bool, time_limit: float
+) -> ChapterResult:
+    good, attempt = executed(folder, name), failed(folder, name)
+    why, note = _stale(good, now)
+    if not why and attempt.exists():
+        why = "the last attempt failed"
+    if not why and force:
+        why = "forced"
+    if not why:
+        return ChapterResult(name, "up to date", note, 0.0, good)
+    start = time.monotonic()
+    reason, notebook = _attempt(root, folder, name, now["parameters"], time_limit)
+    seconds = time.monotonic() - start
+    record = {"inputs": now, "seconds": round(seconds, 1), "ended": _now()}
+    if reason:
+        notebook["metadata"][RECORD] = record | {"failure": reason}
+        notebooks.write(attempt, notebook)
+        return ChapterResult(name, "failed", reason, seconds, good if good.exists() else None)
+    notebook["metadata"][RECORD] = record
+    notebooks.write(good, notebook)
+    attempt.unlink(missing_ok=True)
+    return ChapterResult(name, "executed", why, seconds, good)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _stale(good: Path, now: Inputs) -> tuple[str, str]:
+    """Why the chapter has to be executed, empty if it has not, and what is to be said of results that stay."""
+    try:
+        before: Inputs = notebooks.read(good)["metadata"][RECORD]["inputs"]
+    except FileNotFoundError:
+        return "never executed before", ""
+    except (KeyError, TypeError, ValueError):
+        return f"{good.name} holds no results of a chapter", ""
+    asked, shown = now["parameters"]["protocol"], before.get("parameters", {}).get("protocol")
+    if asked == "quick" and shown in ("reduced", "paper"):
+        parameters = {**now["parameters"], "protocol": shown}
+        if not differences(before, {**now, "parameters": parameters}):
+            return "", f"executed at protocol {shown}"
+    return differences(before, now), ""
+
+
+def _attempt(
+    root: Path, folder: Path, name: str, parameters: Mapping[str, Any], time_limit: float
+) -> tuple[str, Notebook]:
+    """Execute a chapter once: why it failed (empty if it did not), and the notebook as far as it came."""
+    source = root / "notebooks" / f"{name}.ipynb"
+    work = empty(folder / "work" / name)
+    target, log = work / "executed.ipynb", executed(folder, name).with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # A demonstration is live: it starts without rows and leaves none among the user's. Larger protocols resume.
+    runs = work / "runs" if parameters["protocol"] in DEMONSTRATIONS else Path.cwd() / user_folder()
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    status = run_papermill(
+        source,
+        target,
+        parameters=parameters,
+        log=log,
+        cwd=work,
+        environment={"KDREPRO_RUNS": str(runs), "PYTHONPATH": path},
+        time_limit=time_limit,
+    )
+    complete = False
+    try:
+        notebook, complete = notebooks.read(target), True
+    except (OSError, ValueError):
+        notebook = notebooks.read(source)
+    if status == 0 and complete:
+        return "", notebook
+    if status is None:
+        return f"it ran past its time limit of {time_limit:g} s", notebook
+    return _first_error(notebook) or f"papermill ended with status {status}, see {log}", notebook
+
+
+def _first_error(notebook: Notebook) -> str:
+    """The error that ended an execution, with the number of its cell, or nothing if no cell holds one."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            if output.get("output_type") == "error":
+                message = str(output.get("evalue", "")).strip().split("\n")[0]
+                return f"cell [{cell.get('execution_count')}]: {output.get('ename')}: {message}"
+    return ""
