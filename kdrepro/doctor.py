@@ -104,12 +104,11 @@ def _as_batch(batch: Batch | Sequence[Any]) -> Batch:
 
 
 def _modes(members: Sequence[nn.Module], student: nn.Module) -> Iterator[Finding]:
-    by_mode = nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase
     awake = [
         path
         for member in members
         for path, module in member.named_modules()
-        if module.training and isinstance(module, by_mode)
+        if module.training and _by_mode(module)
     ]
     if any(member.training for member in members):
         yield warning(
@@ -143,6 +142,12 @@ def _modes(members: Sequence[nn.Module], student: nn.Module) -> Iterator[Finding
             "the student is in eval mode: its dropout is off and its BatchNorm frozen",
             "Call student.train() before each epoch, after any evaluation.",
         )
+
+
+def _by_mode(module: nn.Module) -> bool:
+    known = isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
+    # Dropout of somebody's own: DropPath, DropBlock, WeightDrop.
+    return known or "drop" in type(module).__name__.lower()
 
 
 def _identity(

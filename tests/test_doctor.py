@@ -79,6 +79,16 @@ def test_a_teacher_with_one_layer_awake(index, kind):
     assert f" {index}" in only(findings, "teacher_partly_in_train_mode", "warning").message
 
 
+def test_a_teacher_with_dropout_of_its_own_awake():
+    class DropPath(nn.Module):
+        def forward(self, inputs):
+            return inputs
+
+    teacher = nn.Sequential(network(0), DropPath()).eval().requires_grad_(False)
+    teacher[1].train()
+    only(check(teacher, network(1), (INPUTS[:2], TARGETS[:2])), "teacher_partly_in_train_mode", "warning")
+
+
 def test_a_teacher_that_still_trains():
     teacher = right_teacher().requires_grad_()
     finding = only(check(teacher, network(1), (INPUTS, TARGETS)), "teacher_trains", "warning")

@@ -12,18 +12,34 @@ path) fills it. Whatever the error, the networks that a case made must be as the
 """
 
 import builtins
+import dataclasses
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from small_networks import network, snapshot
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import kdrepro
-from kdrepro import checkpoints, checks, devices, ledger, metrics, row, teacher, types, verdicts
+from kdrepro import (
+    checkpoints,
+    checks,
+    devices,
+    ledger,
+    metrics,
+    recipes,
+    row,
+    runs,
+    teacher,
+    types,
+    verdicts,
+)
 from kdrepro.data import mnist
 from kdrepro.data.batches import Jitter
 from kdrepro.models.mlp import MLP, max_norm_
@@ -72,6 +88,36 @@ def reported(book: ledger.Ledger) -> None:
     raise ValueError(f"{problem.file.name}: {problem.message}")
 
 
+def runner(folder: Path, **changes: Any) -> runs.Runner:
+    """A runner of the first recipe at its smallest, with rows and weights in `folder`."""
+    arguments = {
+        "protocol": "smoke",
+        "ledger": ledger.Ledger(folder),
+        "work": folder,
+        "progress": False,
+        **changes,
+    }
+    return runs.Runner(recipes.load("hinton_kd"), **arguments)
+
+
+def train_with(folder: Path, name: str, **settings: Any) -> None:
+    """Train an arm with some of its settings replaced; its teacher, if it needs one, has learnt nothing."""
+    its = runner(folder, device="cpu")
+    arm = its.recipe.arm(name)
+    run = runs.Run(its, name, dataclasses.replace(arm, overrides=arm.overrides | settings), 0)
+    object.__setattr__(run, "teachers", lambda: [its.recipe.build(its.recipe.config("teacher", "smoke"))])
+    arm.train(run)
+
+
+def command(*arguments: str) -> None:
+    """Call the command line; a wrong use of it, which typer prints, is raised with what it printed."""
+    result = CliRunner().invoke(import_module("kdrepro.cli").app, arguments)
+    if isinstance(result.exception, SystemExit):
+        raise ValueError(" ".join(click.unstyle(result.output).split()))
+    if result.exception is not None:
+        raise result.exception
+
+
 class Returns(nn.Module):
     """An objective that returns what it is given, or a network that does."""
 
@@ -81,6 +127,9 @@ class Returns(nn.Module):
 
     def forward(self, *ignored: Any) -> Any:
         return self.value
+
+
+SHORTHANDS = (logits, targets, mask, some_batches, sgd, some_row, reported, runner, train_with, command)
 
 
 def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[str, Any]:
@@ -95,14 +144,29 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
         return making
 
     public = {name: getattr(kdrepro, name) for name in kdrepro.__all__}
-    modules = (checkpoints, checks, devices, ledger, metrics, mnist, row, teacher, torch, types, verdicts)
+    modules = (
+        checkpoints,
+        checks,
+        devices,
+        ledger,
+        metrics,
+        mnist,
+        recipes,
+        row,
+        runs,
+        teacher,
+        torch,
+        types,
+        verdicts,
+    )
     return {
         **{name: value for name, value in vars(builtins).items() if not name.startswith("_")},
         **public,
         **{module.__name__.rpartition(".")[2]: module for module in modules},
-        **{make.__name__: make for make in (logits, targets, mask, some_batches, sgd, some_row, reported)},
+        **{make.__name__: make for make in SHORTHANDS},
         **{each.__name__: each for each in (Returns, Jitter, MLP, max_norm_)},
         "network": kept(network),
+        "book": import_module("kdrepro.book"),
         "kd": kdrepro.HintonKD(temperature=4.0, soft_weight=0.9),
         "nan": float("nan"),
         "inf": float("inf"),
@@ -127,6 +191,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("case", read_cases())
 def test_the_error_names_the_argument_and_nothing_has_changed(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDREPRO_DATA", str(tmp_path))
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
     for name, text in case.get("files", {}).items():
