@@ -49,12 +49,14 @@ _HOME = {
     "soft_target_loss": "losses.logits",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'kdrepro' has no attribute {name!r}; its names are {', '.join(sorted(_HOME))}")
+        raise AttributeError(
+            f"module 'kdrepro' has no attribute {name!r}; its names are {', '.join(sorted(_HOME))}"
+        )
     return getattr(import_module(f"kdrepro.{_HOME[name]}"), name)
 
 

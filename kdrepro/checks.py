@@ -35,7 +35,9 @@ def fraction(name: str, value: object) -> float:
 def whole(name: str, value: object, *, least: int = 0) -> int:
     """Return `value`, or raise if it is not an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected a whole number of at least {least}")
+        raise TypeError(
+            f"{name}: got {value!r} ({type(value).__name__}), expected a whole number of at least {least}"
+        )
     if value < least:
         raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
     return value
@@ -58,7 +60,9 @@ def logits(name: str, value: object) -> Tensor:
     if not value.is_floating_point():
         raise TypeError(f"{name}: got {value.dtype}, expected floating-point logits")
     if value.ndim < 1 or value.numel() == 0:
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected logits (*batch, K) with none of them empty")
+        raise ValueError(
+            f"{name}: got shape {tuple(value.shape)}, expected logits (*batch, K) with none of them empty"
+        )
     return value
 
 
@@ -76,16 +80,21 @@ def same_logits_shape(student_logits: object, teacher_logits: object) -> None:
         )
 
 
-def class_targets(targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None) -> Tensor:
+def class_targets(
+    targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
+) -> Tensor:
     """Return `targets`, or raise unless they are integer class numbers in [0, classes) of shape `leading`."""
     if not isinstance(targets, Tensor):
         raise TypeError(f"targets: got {type(targets).__name__}, expected a tensor of class numbers")
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"targets: got {targets.dtype}, expected integer class numbers (torch.int64)")
     if leading is not None and tuple(targets.shape) != tuple(leading):
-        raise ValueError(f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector")
+        raise ValueError(
+            f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector"
+        )
     if targets.numel():
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= classes:
-            raise ValueError(f"targets: got values from {low} to {high}, expected class numbers from 0 to {classes - 1}")
+            expected = f"class numbers from 0 to {classes - 1}"
+            raise ValueError(f"targets: got values from {low} to {high}, expected {expected}")
     return targets

@@ -53,6 +53,15 @@ class CachedTeacher:
         """Return the same cache on `device`."""
         return CachedTeacher(self.logits.to(device))
 
+    def check_fits(self, batches: Batches) -> None:
+        """Raise `ValueError` if the cached outputs cannot be those of the inputs that `batches` gives."""
+        if batches.augment is not None:
+            raise ValueError("teacher: got cached outputs with augmented batches: they belong to other views")
+        if len(self.logits) != len(batches.inputs):
+            raise ValueError(
+                f"teacher: got cached outputs of {len(self.logits)} examples, expected {len(batches.inputs)}"
+            )
+
     def look_up(self, batch: Batch) -> Outputs:
         """Return the logits of the examples of `batch`."""
         if batch.index is None:
@@ -172,8 +181,8 @@ def fit(
 ) -> History:
     """Train `student`, in place, to minimise the sum of the objective's terms.
 
-    `optimizer` is called with the parameters of student and objective; `schedule`, called with the optimiser, steps once
-    a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each step
+    `optimizer` is called with the parameters of student and objective; `schedule`, called with the optimiser, steps
+    once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each step
     (weight constraints). `validate` is called with the student in eval mode after each epoch and returns a number, less
     is better: the weights of the best epoch are kept, and with `patience` training stops after that many epochs without
     a better one. The teacher runs in eval mode and without gradient, and is bitwise unchanged afterwards.
@@ -188,6 +197,12 @@ def fit(
     the terms and the side that is not finite.
     """
     checks.whole("epochs", epochs, least=1)
+    if gradient_clip is not None:
+        checks.positive("gradient_clip", gradient_clip)
+    if patience is not None:
+        checks.whole("patience", patience, least=1)
+        if validate is None:
+            raise ValueError(f"patience: got {patience} without validate, expected both: it watches that number")
     run = devices.accelerator(device)
     precision = devices.precision_for(precision, run.device)
     data = batches.to(run.device)
@@ -196,6 +211,8 @@ def fit(
             f"batch_size: its last batch has fewer examples than the {run.num_processes} processes"
         )
     ask = _teacher_outputs(teacher, objective, precision, run.device)
+    if isinstance(teacher, CachedTeacher):
+        teacher.check_fits(data)
     if isinstance(teacher, nn.Module | FrozenTeacher):
         frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
         frozen.check_apart(student=student, objective=objective)
@@ -215,7 +232,7 @@ def fit(
         bare_optimizer,
         scheduler,
         Path(checkpoint) if checkpoint else None,
-        _signature(step, data, epochs),
+        _signature(step, data, epochs, bare_optimizer),
     )
     history = state.load()
 
@@ -300,12 +317,22 @@ def _try_one(step: _Step, ask: Callable[[Batch], Outputs] | None, data: Batches)
     """Run the first examples through student, teacher and objective, so that what cannot work fails before training."""
     several = slice(0, min(2, len(data.inputs)))
     index = torch.arange(len(data.inputs), device=data.inputs.device)[several]
-    batch = Batch(data.inputs[several], data.targets[several], None, index)
+    counted = Batch(data.inputs, data.targets, data.mask).counted_targets
+    batch = Batch(data.inputs[several], counted[several], None, index)
     mode = step.training
     step.eval()
     outputs = run_module(step.student, batch.inputs, side="student")
-    checks.class_targets(data.targets, classes=outputs.logits.shape[-1])
-    step(batch, ask(batch) if ask else None)
+    checks.class_targets(counted, classes=outputs.logits.shape[-1])
+    taught = ask(batch) if ask else None
+    for side, logits in (("student", outputs.logits), ("teacher", taught.logits if taught else None)):
+        # A class that is -inf throughout is one that is left out, which the losses allow.
+        if logits is not None and not bool(
+            (logits.isfinite() | logits.isneginf().flatten(0, -2).all(dim=0)).all()
+        ):
+            raise ValueError(
+                f"{side}: its logits on the first examples are not finite, expected finite numbers"
+            )
+    step(batch, taught)
     step.train(mode)
 
 
@@ -382,7 +409,7 @@ def _say(
         print(f"{progress}: epoch {history.epochs}/{epochs} {words} ({history.seconds:.1f} s)", flush=True)
 
 
-def _signature(step: _Step, data: Batches, epochs: int) -> dict[str, Any]:
+def _signature(step: _Step, data: Batches, epochs: int, optimizer: Optimizer) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "batch_size": data.batch_size,
@@ -390,6 +417,8 @@ def _signature(step: _Step, data: Batches, epochs: int) -> dict[str, Any]:
         "examples": len(data.inputs),
         "precision": step.precision,
         "objective": repr(step.objective),
+        # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.
+        "optimizer": " ".join(repr(optimizer).split()),
         "parameters": sum(parameter.numel() for parameter in step.parameters()),
     }
 
@@ -443,7 +472,8 @@ class _State:
         ]
         if other:
             raise ValueError(
-                f"checkpoint: {self.file} was written by another run ({'; '.join(other)}); delete it or name another file"
+                f"checkpoint: {self.file} was written by another run ({'; '.join(other)}); "
+                "delete it or name another file"
             )
         self.step.load_state_dict(state["step"])
         self.optimizer.load_state_dict(state["optimizer"])

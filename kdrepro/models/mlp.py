@@ -55,6 +55,9 @@ class MLP(nn.Module):
         self.sizes = [checks.whole("sizes", size, least=1) for size in sizes]
         if len(self.sizes) < 2:
             raise ValueError(f"sizes: got {list(sizes)}, expected at least an input and an output size")
+        for name, probability in (("input_dropout", input_dropout), ("hidden_dropout", hidden_dropout)):
+            if checks.fraction(name, probability) == 1:
+                raise ValueError(f"{name}: got 1, expected a number in [0, 1): nothing would be left")
         layers: list[nn.Module] = [Dropout(input_dropout)] if input_dropout else []
         for into, out in zip(self.sizes[:-2], self.sizes[1:-1], strict=True):
             layers += [nn.Linear(into, out), nn.ReLU()]

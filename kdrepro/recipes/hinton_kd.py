@@ -291,7 +291,12 @@ ARMS = {
 }
 
 CANDIDATES: dict[str, Sequence[dict[str, Any]]] = {
-    "teacher": [{"learning_rate": rate} for rate in (0.05, 0.2)],
+    "teacher": [
+        {"learning_rate": 0.05},
+        {"learning_rate": 0.2},
+        {"learning_rate": 0.05, "batch_size": 100},
+        {"learning_rate": 0.05, "batch_size": 100, "input_dropout": 0.1, "hidden_dropout": 0.3},
+    ],
     "student_alone": [{"learning_rate": rate} for rate in (0.05, 0.1, 0.2)],
     "soft_targets_T20": [
         {"soft_weight": weight, "learning_rate": rate}
