@@ -182,8 +182,8 @@ def fit(
     """Train `student`, in place, to minimise the sum of the objective's terms.
 
     `optimizer` is called with the parameters of student and objective; `schedule`, called with the optimiser, steps
-    once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each step
-    (weight constraints). `validate` is called with the student in eval mode after each epoch and returns a number, less
+    once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each
+    step (weight constraints). `validate` is called with the student in eval mode after each epoch and returns a number, less
     is better: the weights of the best epoch are kept, and with `patience` training stops after that many epochs without
     a better one. The teacher runs in eval mode and without gradient, and is bitwise unchanged afterwards.
 
