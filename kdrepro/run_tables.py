@@ -50,6 +50,38 @@ def result_table(
     return pd.DataFrame(records, columns=("Arm", *headings.values(), "Seeds"))
 
 
+def correction_table(
+    recipe: str,
+    ledger: Ledger,
+    arm: str,
+    metrics: Mapping[str, str],
+    corrections: Mapping[str, str],
+    *,
+    protocol: str = "paper",
+) -> pd.DataFrame:
+    """One arm measured with its biases as they are and corrected: a row for each correction.
+
+    `metrics` are names with their headings, `corrections` suffixes with what they stand for: `_bias_test` reads
+    `test_errors_bias_test`, and the shift itself in `bias_test`; the empty suffix is no correction.
+    """
+    rows = rows_shown(ledger, recipe, protocol)
+
+    def cell(metric: str) -> str:
+        found = summary(rows, Side.of(arm, metric))
+        return plus_minus(*found) if found else NOT_RUN
+
+    records = [
+        {
+            "Biases": name,
+            "Shift": cell(suffix[1:]) if suffix else "–",
+            **{heading: cell(f"{metric}{suffix}") for metric, heading in metrics.items()},
+            "Seeds": len({row.seed for row in rows if row.arm == arm}),
+        }
+        for suffix, name in corrections.items()
+    ]
+    return pd.DataFrame(records, columns=("Biases", "Shift", *metrics.values(), "Seeds"))
+
+
 def paired_table(
     recipe: str,
     ledger: Ledger,

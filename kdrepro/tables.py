@@ -13,12 +13,21 @@ from kdrepro.judgement import VERDICTS, Judgement, number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import rows_shown
 from kdrepro.render import Html, show
-from kdrepro.run_tables import cost_table, paired_table, result_table, selection_table, setting, stamp
+from kdrepro.run_tables import (
+    correction_table,
+    cost_table,
+    paired_table,
+    result_table,
+    selection_table,
+    setting,
+    stamp,
+)
 from kdrepro.verdicts import judge_paper
 
 __all__ = [
     "Html",
     "claim_table",
+    "correction_table",
     "cost_table",
     "dashboard",
     "deviations_table",

@@ -81,6 +81,24 @@ def test_a_result_is_a_mean_with_half_the_interval(tmp_path):
     assert list(missing["test_ece"]) == ["not run"]
 
 
+def test_corrections_are_rows_of_one_arm_with_their_shift(tmp_path, empty):
+    values = {"bias_test": 3.5, "test_errors_bias_test": 109.0}
+    rows = [make_row("no_threes", seed, 206, metrics=values) for seed in range(2)]
+    metrics = {"test_errors": "Errors"}
+    corrections = {"": "none", "_bias_test": "on the test set", "_bias_train": "from frequencies"}
+    frame = tables.correction_table(
+        "hinton_kd", write_ledger(tmp_path, rows), "no_threes", metrics, corrections
+    )
+    assert list(frame.columns) == ["Biases", "Shift", "Errors", "Seeds"]
+    assert frame.to_numpy().tolist() == [
+        ["none", "–", "206 ± 0", 2],
+        ["on the test set", "3.5 ± 0", "109 ± 0", 2],
+        ["from frequencies", "not run", "not run", 2],
+    ]
+    unrun = tables.correction_table("hinton_kd", empty, "no_threes", metrics, corrections)
+    assert set(unrun["Errors"]) == {"not run"}
+
+
 def test_rows_of_uncommitted_code_are_shown_in_demonstrations_only(tmp_path):
     rows = make_rows("teacher", [1.0, 2.0], dirty=True) + make_rows(
         "teacher", [3.0, 4.0], dirty=True, protocol="quick"
