@@ -383,7 +383,8 @@ def _validate(validate: Callable[[nn.Module], float], student: nn.Module) -> flo
 
 
 def _is_new_best(curve: list[float]) -> bool:
-    return len(curve) == 1 or curve[-1] < min(curve[:-1])
+    # NaN is no better than anything, and anything is better than NaN.
+    return curve[-1] == curve[-1] and not any(earlier <= curve[-1] for earlier in curve[:-1])
 
 
 def _out_of_patience(history: History, patience: int | None) -> bool:
