@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from kdrepro.book import notebooks
 from kdrepro.book.inputs import Inputs, differences, inputs
 from kdrepro.book.notebooks import Notebook
-from kdrepro.book.process import empty, run_papermill
+from kdrepro.book.process import run_papermill
 from kdrepro.ledger import PROTOCOLS, user_folder
 
 # What an executed notebook carries in its metadata: its inputs, the seconds it took, when it ended, why it failed.
@@ -95,7 +96,7 @@ def execute(
     for name, source in sources.items():
         print(f"{name}: ", end="", flush=True)
         now = inputs(root, name, source, given, data or {})
-        results.append(_chapter(root, folder, name, now, force=force, time_limit=time_limit))
+        results.append(_chapter(root, folder, name, source, now, force=force, time_limit=time_limit))
         print(results[-1], flush=True)
     return results
 
@@ -121,7 +122,14 @@ def _check_parameters(source: str, notebook: Notebook, given: Mapping[str, Any])
 
 
 def _chapter(
-    root: Path, folder: Path, name: str, now: Inputs, *, force: bool, time_limit: float
+    root: Path,
+    folder: Path,
+    name: str,
+    source: Notebook,
+    now: Inputs,
+    *,
+    force: bool,
+    time_limit: float,
 ) -> ChapterResult:
     good, attempt = executed(folder, name), failed(folder, name)
     why, note = _stale(good, now)
@@ -132,7 +140,8 @@ def _chapter(
     if not why:
         return ChapterResult(name, "up to date", note, 0.0, good)
     start = time.monotonic()
-    reason, notebook = _attempt(root, folder, name, now["parameters"], time_limit)
+    log = good.with_suffix(".log")
+    reason, notebook = _attempt(source, root, log, now["parameters"], time_limit)
     seconds = time.monotonic() - start
     record = {"inputs": now, "seconds": round(seconds, 1), "ended": _now()}
     if reason:
@@ -166,30 +175,32 @@ def _stale(good: Path, now: Inputs) -> tuple[str, str]:
 
 
 def _attempt(
-    root: Path, folder: Path, name: str, parameters: Mapping[str, Any], time_limit: float
+    source: Notebook, root: Path, log: Path, parameters: Mapping[str, Any], time_limit: float
 ) -> tuple[str, Notebook]:
     """Execute a chapter once: why it failed (empty if it did not), and the notebook as far as it came."""
-    source = root / "notebooks" / f"{name}.ipynb"
-    work = empty(folder / "work" / name)
-    target, log = work / "executed.ipynb", executed(folder, name).with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    # A demonstration is live: it starts without rows and leaves none among the user's. Larger protocols resume.
-    runs = work / "runs" if parameters["protocol"] in DEMONSTRATIONS else Path.cwd() / user_folder()
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    status = run_papermill(
-        source,
-        target,
-        parameters=parameters,
-        log=log,
-        cwd=work,
-        environment={"KDREPRO_RUNS": str(runs), "PYTHONPATH": path},
-        time_limit=time_limit,
-    )
-    complete = False
-    try:
-        notebook, complete = notebooks.read(target), True
-    except (OSError, ValueError):
-        notebook = notebooks.read(source)
+    # A folder of its own: an attempt that was killed may still be writing into the one that it had.
+    with tempfile.TemporaryDirectory(prefix="kdrepro-chapter-", ignore_cleanup_errors=True) as work:
+        # A demonstration is live: it starts without rows and leaves none among the user's. Larger protocols resume.
+        live = parameters["protocol"] in DEMONSTRATIONS
+        runs = Path(work, "runs") if live else Path.cwd() / user_folder()
+        target = Path(work, "executed.ipynb")
+        # What is executed is what was looked at, even if the file is being edited.
+        notebooks.write(Path(work, "source.ipynb"), source)
+        status = run_papermill(
+            Path(work, "source.ipynb"),
+            target,
+            parameters=parameters,
+            log=log,
+            cwd=Path(work),
+            environment={"KDREPRO_RUNS": str(runs), "PYTHONPATH": path},
+            time_limit=time_limit,
+        )
+        try:
+            notebook, complete = notebooks.read(target), True
+        except (OSError, ValueError):
+            notebook, complete = source, False
     if status == 0 and complete:
         return "", notebook
     if status is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +50,7 @@ def run_papermill(
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         try:
             return process.wait(timeout=time_limit)
@@ -57,6 +58,12 @@ def run_papermill(
             return None
         finally:
             _end(process, mark)
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill papermill when this process is killed; the kernel ends by itself when papermill is gone."""
+    parent_death_signal = 1
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
 
 
 def _write_kernel(folder: Path) -> None:
@@ -96,10 +103,3 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
         with suppress(psutil.Error, OSError):
             if other.environ().get(_MARK) == mark:
                 other.kill()
-
-
-def empty(folder: Path) -> Path:
-    """The folder, there and with nothing in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder

@@ -14,11 +14,10 @@ from typing import Any
 
 import yaml
 
-from kdrepro import tables
 from kdrepro.book import notebooks
+from kdrepro.book.dashboard import dashboard
 from kdrepro.book.execution import RECORD, executed, failed
 from kdrepro.book.notebooks import Cell, Notebook
-from kdrepro.claims import papers
 from kdrepro.ledger import recorded
 
 # Cells that papermill adds: the parameters of this execution, and on an error two that point at it.
@@ -144,7 +143,7 @@ def _colab(config: Path) -> str:
 
 
 def _parts(root: Path) -> dict[str, Callable[[], str]]:
-    return {"dashboard": lambda: _dashboard(notebooks.chapters(root))}
+    return {"dashboard": lambda: dashboard(recorded(), chapters=notebooks.chapters(root))}
 
 
 def _filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
@@ -156,17 +155,6 @@ def _filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
         return f"```{{raw}} html\n{parts[match[1]]()}\n```"
 
     return re.sub(r"^<!-- (\w+) -->$", part, text, flags=re.MULTILINE)
-
-
-def _dashboard(there: list[str]) -> str:
-    """The verdicts of all papers; the name of a paper that has a chapter links to it."""
-    html = str(tables.show(tables.dashboard(recorded()), "Claims of each paper, by verdict"))
-    for paper in papers():
-        if paper.notebook in there:
-            name = escape(paper.cited_as)
-            link = f'<a href="../notebooks/{paper.notebook}.html">{name}</a>'
-            html = html.replace(f'<th scope="row">{name}</th>', f'<th scope="row">{link}</th>')
-    return html
 
 
 def _copy_mathjax(target: Path) -> None:
