@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from kdrepro.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, new_chart, say
 from kdrepro.claims import Comparison, Side, paper
@@ -130,7 +130,7 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     rows = rows_shown(ledger, "hinton_kd", protocol)
     regions = {300: (8.0, 33.0, "paper: all similar above 8"), 30: (2.5, 4.0, "paper: best from 2.5 to 4")}
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(11.0, 4.4)
+        chart = new_chart(9.6, 4.3)
         for axes, (units, (start, end, words)) in zip(chart.subplots(1, 2), regions.items(), strict=True):
             axes.set_xscale("log")
             if protocol in ("reduced", "paper"):
@@ -166,6 +166,7 @@ def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
         chart = new_chart(8.0, 4.4)
         axes = chart.subplots()
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(curve)
         if not by_arm:
             axes.set_yticks([])
@@ -178,7 +179,10 @@ def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
             epochs = np.arange(1, longest + 1)
             colour = CYCLE[place % len(CYCLE)]
             label = f"{arm} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
-            axes.plot(epochs, [each.mean for each in bands], color=colour, linewidth=2, label=label)
+            # A line of one point is invisible.
+            marker = "o" if longest == 1 else None
+            means = [each.mean for each in bands]
+            axes.plot(epochs, means, color=colour, linewidth=2, marker=marker, label=label)
             lows, highs = np.array([each.low for each in bands]), np.array([each.high for each in bands])
             known = np.isfinite(lows)
             axes.fill_between(epochs, lows, highs, where=known, color=colour, alpha=0.2, linewidth=0)
