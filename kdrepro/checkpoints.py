@@ -49,9 +49,9 @@ def load_state(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"{file}: not a readable checkpoint ({type(error).__name__}: {error}); delete it to start anew"
-        ) from error
+        # torch goes on to advise reading the file without this protection.
+        reason = f"{type(error).__name__}: {error}".partition(". ")[0]
+        raise ValueError(f"{file}: not a readable checkpoint ({reason}); delete it to start anew") from error
     if isinstance(state, dict):
         return state
     raise ValueError(

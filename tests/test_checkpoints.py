@@ -1,0 +1,144 @@
+"""Files of weights and of training states: whole or not at all, and never more than data."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from small_networks import network, snapshot
+
+from kdrepro import checkpoints
+from kdrepro.checkpoints import load_state, load_weights, save_state, save_weights
+
+STATE = {"epochs": 3, "weights": {"a": torch.arange(4.0)}, "curves": [1.0, float("inf")], "best": None}
+
+
+def test_a_state_comes_back_as_it_went(tmp_path):
+    file = tmp_path / "new" / "folder" / "state.pt"
+    save_state(STATE, file)
+    found = load_state(file)
+    assert torch.equal(found.pop("weights")["a"], STATE["weights"]["a"])
+    assert found == {name: value for name, value in STATE.items() if name != "weights"}
+    assert [each.name for each in file.parent.iterdir()] == ["state.pt"]
+
+
+def test_weights_come_back_bit_for_bit_and_say_whose_they_are(tmp_path):
+    file, net, other = tmp_path / "net.safetensors", network(0), network(1)
+    save_weights(net, file, metadata={"run": "hinton_kd.smoke.teacher.s0"})
+    load_weights(other, file)
+    assert snapshot(other)["bytes"] == snapshot(net)["bytes"]
+    with safe_open(file, "pt") as content:
+        assert content.metadata() == {"run": "hinton_kd.smoke.teacher.s0"}
+
+
+def fails(error: Exception):
+    def write(*arguments, **options) -> None:
+        (where,) = (each for each in arguments if hasattr(each, "write_bytes"))
+        where.write_bytes(b"half")
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(28, "No space left on device"), 28),
+        (
+            RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file"),
+            None,
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["state", "weights"])
+def test_when_the_disk_is_full_the_last_good_file_stays(
+    kind, error, number, there_before, tmp_path, monkeypatch
+):
+    file = tmp_path / "file"
+
+    def write() -> None:
+        if kind == "state":
+            save_state(STATE, file)
+        else:
+            save_weights(network(0), file, metadata={})
+
+    if there_before:
+        write()
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    monkeypatch.setattr(torch, "save", fails(error))
+    monkeypatch.setattr(checkpoints, "save_file", fails(error))
+    with pytest.raises(OSError, match=r"file: could not be written .* untouched") as caught:
+        write()
+    assert caught.value.errno == number
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("odd")])
+def test_other_errors_pass_as_they_are_and_leave_no_part_behind(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "save", fails(error))
+    with pytest.raises(type(error)):
+        save_state(STATE, tmp_path / "state.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    file, synchronise, there = tmp_path / "state.pt", os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda handle: (there.append(file.exists()), synchronise(handle)))
+    save_state(STATE, file)
+    assert there == [False]
+    assert file.exists()
+
+
+class Malicious:
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.file),))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_nothing_but_data_is_unpickled(writer, tmp_path):
+    file, made = tmp_path / "state.pt", tmp_path / "made"
+    if writer == "torch":
+        torch.save({"state": Malicious(made)}, file)
+    else:
+        file.write_bytes(pickle.dumps({"state": Malicious(made)}, protocol=2))
+    with pytest.raises(ValueError, match=r"state.pt: not a readable checkpoint \(UnpicklingError"):
+        load_state(file)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), "state"])
+def test_a_file_that_holds_something_else_is_refused_by_name(content, tmp_path):
+    torch.save(content, tmp_path / "state.pt")
+    expected = f"state.pt: got {type(content).__name__}, expected a training state"
+    with pytest.raises(ValueError, match=expected):
+        load_state(tmp_path / "state.pt")
+
+
+def test_a_missing_state_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none.pt: not a readable checkpoint \(FileNotFoundError"):
+        load_state(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.9])
+def test_truncated_weights_are_refused_by_name_and_change_nothing(kept, tmp_path):
+    file, net = tmp_path / "net.safetensors", network(1)
+    save_weights(network(0), file, metadata={})
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * kept)])
+    before = snapshot(net)
+    with pytest.raises(ValueError, match=r"net.safetensors: its weights do not load into Sequential"):
+        load_weights(net, file)
+    assert snapshot(net) == before
+
+
+@pytest.mark.parametrize("other", [network(1, width=9), network(1)[:3]])
+def test_weights_of_another_net_are_refused_by_name(other, tmp_path):
+    file = tmp_path / "net.safetensors"
+    save_weights(network(0), file, metadata={})
+    with pytest.raises(ValueError, match=r"net.safetensors: its weights do not load into Sequential"):
+        load_weights(other, file)

@@ -1,0 +1,111 @@
+"""Which device and precision a run uses."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from torch import nn
+
+from kdrepro import devices
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    """Accelerate keeps one state for the process, which a pretended device would poison."""
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def machine(monkeypatch, *, cuda: bool = False, mps: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "found"),
+    [
+        (False, False, ["cpu"]),
+        (True, False, ["cpu", "cuda"]),
+        (False, True, ["cpu", "mps"]),
+    ],
+)
+def test_what_the_machine_has_is_listed(cuda, mps, found, monkeypatch):
+    machine(monkeypatch, cuda=cuda, mps=mps)
+    assert devices.available() == found
+
+
+def test_the_cpu_can_be_asked_for():
+    assert devices.accelerator("cpu").device == torch.device("cpu")
+
+
+def test_auto_takes_the_cpu_where_there_is_nothing_else(monkeypatch):
+    machine(monkeypatch)
+    assert devices.accelerator("auto").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, monkeypatch):
+    machine(monkeypatch)
+    with pytest.raises(
+        ValueError, match=f"device: got '{device}', expected one that this machine has: auto, cpu"
+    ):
+        devices.accelerator(device)
+
+
+def test_an_unknown_device_is_refused_with_the_right_names():
+    with pytest.raises(
+        ValueError, match="device: got 'cdua', expected one of auto, cpu, cuda, mps; did you mean 'cuda'"
+    ):
+        devices.accelerator("cdua")
+
+
+def test_a_second_device_in_one_process_gets_a_state_of_its_own():
+    devices.accelerator("cpu")
+    PartialState().device = torch.device("meta")
+    assert devices.accelerator("cpu").device == torch.device("cpu")
+
+
+def test_precision_is_ours_and_not_accelerates():
+    assert devices.accelerator("cpu").mixed_precision == "no"
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_bf16_where_the_processor_has_it(has, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
+    cpu = torch.device("cpu")
+    assert devices.has_bf16(cpu) is has
+    assert devices.precision_for("auto", cpu) == ("bf16" if has else "fp32")
+    assert devices.precision_for("fp32", cpu) == "fp32"
+    assert devices.precision_for("bf16", cpu) == "bf16"
+
+
+def test_other_devices_keep_to_fp32():
+    assert devices.precision_for("auto", torch.device("mps")) == "fp32"
+
+
+def test_an_unknown_precision_is_refused_with_the_right_names():
+    with pytest.raises(ValueError, match="precision: got 'fp16', expected one of auto, fp32, bf16"):
+        devices.precision_for("fp16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_context_computes_nets_in_the_precision(precision, dtype):
+    with devices.autocast(precision, torch.device("cpu")):
+        assert nn.Linear(3, 2)(torch.zeros(1, 3)).dtype == dtype
+    assert nn.Linear(3, 2)(torch.zeros(1, 3)).dtype == torch.float32
+
+
+def test_nets_of_images_are_told_by_their_convolutions():
+    assert devices.has_images(nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3))))
+    assert not devices.has_images(nn.Sequential(nn.Conv1d(1, 2, 3), nn.Linear(3, 3)))
+
+
+def test_a_device_in_words_says_kind_model_and_threads():
+    words = devices.describe(torch.device("cpu"))
+    assert words.startswith("cpu: ")
+    assert words.endswith(f", {torch.get_num_threads()} threads")
+    assert devices.describe(torch.device("mps")) == "mps"
+
+
+def test_a_gpu_in_words_is_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T4")
+    assert devices.describe(torch.device("cuda")) == "cuda: NVIDIA T4"

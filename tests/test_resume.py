@@ -1,0 +1,263 @@
+"""A run that was stopped at any moment ends with the numbers of one that was not."""
+
+import random
+import time
+
+import pytest
+import torch
+from killed_runs import start
+from small_networks import network
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from kdrepro import Batches, HintonKD, engine, fit
+from kdrepro.checkpoints import load_state
+from kdrepro.data.batches import Jitter
+from kdrepro.ledger import Ledger
+
+IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
+EPOCHS, STEPS = 4, 4
+
+
+class Killed(Exception):
+    """Ends a run in the middle."""
+
+
+class WithOwnWeights(nn.Module):
+    """Soft targets with a temperature of their own for each class, which is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5))
+        self.soft = HintonKD(temperature=4.0, soft_weight=0.9)
+
+    def forward(self, student, teacher, batch):
+        terms = self.soft(student, teacher, batch)
+        return terms | {"scale": (self.scale * student.logits).square().mean() * 0.01}
+
+
+def images_net(seed: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), network(seed, inputs=36))
+
+
+def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool = False, **changes):
+    """Everything that has a state: dropout, BatchNorm, jitter, momentum, a schedule, validation, learnt weights."""
+    student, objective, steps = images_net(1), WithOwnWeights(), 0
+
+    def after_step(net: nn.Module) -> None:
+        nonlocal steps
+        if steps == kill_at:
+            raise Killed
+        steps += 1
+
+    def validate(net: nn.Module) -> float:
+        if validate_fails:
+            raise Killed
+        # The best epoch is the second, and lies before most of the moments at which a run is stopped.
+        return abs(net[1][4].bias.sum().item() + 0.4317)
+
+    batches = Batches(
+        IMAGES,
+        TARGETS,
+        batch_size=changes.pop("batch_size", 8),
+        seed=changes.pop("seed", 7),
+        augment=Jitter(pixels=1),
+    )
+    arguments = {
+        "objective": objective,
+        "teacher": images_net(0),
+        "optimizer": lambda parameters: SGD(parameters, lr=0.2, momentum=0.9),
+        "schedule": lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / (EPOCHS * STEPS)),
+        "epochs": EPOCHS,
+        "validate": validate,
+        "after_step": after_step,
+        "device": "cpu",
+        "precision": "fp32",
+        "checkpoint_seconds": 0.0,
+    }
+    history = fit(student, batches=batches, checkpoint=checkpoint, **(arguments | changes))
+    return {**student.state_dict(), "scale": objective.scale.detach()}, history
+
+
+def same(one, other) -> None:
+    torch.testing.assert_close(one[0], other[0], rtol=0, atol=0)
+    assert one[1].curves == other[1].curves
+    assert (one[1].epochs, one[1].best_epoch) == (other[1].epochs, other[1].best_epoch)
+
+
+UNDISTURBED = train()
+
+
+def test_what_is_resumed_has_a_best_epoch_in_the_middle_and_everything_moves():
+    _, history = UNDISTURBED
+    assert 0 < history.best_epoch < EPOCHS - 1
+    last = train(validate=None)
+    assert not torch.equal(last[0]["1.0.weight"], UNDISTURBED[0]["1.0.weight"])
+    assert not torch.equal(last[0]["scale"], torch.ones(5))
+
+
+@pytest.mark.parametrize("moment", range(EPOCHS * STEPS))
+def test_a_run_stopped_at_any_step_ends_with_the_same_numbers(moment, tmp_path):
+    file = tmp_path / "state.pt"
+    with pytest.raises(Killed):
+        train(file, kill_at=moment)
+    assert file.exists() == (moment >= STEPS)
+    torch.rand(moment)
+    same(train(file), UNDISTURBED)
+
+
+def test_a_run_stopped_again_and_again_ends_with_the_same_numbers(tmp_path):
+    file = tmp_path / "state.pt"
+    for moment in (2, 5, 1, 6, 3, 0):
+        with pytest.raises(Killed):
+            train(file, kill_at=moment)
+    same(train(file), UNDISTURBED)
+
+
+def test_a_run_stopped_while_it_is_validated_ends_with_the_same_numbers(tmp_path):
+    file = tmp_path / "state.pt"
+    with pytest.raises(Killed):
+        train(file, kill_at=STEPS)
+    with pytest.raises(Killed):
+        train(file, validate_fails=True)
+    same(train(file), UNDISTURBED)
+
+
+def test_a_run_that_was_done_is_not_trained_again(tmp_path):
+    file = tmp_path / "state.pt"
+    train(file)
+    same(train(file, kill_at=0), UNDISTURBED)
+
+
+def test_a_run_out_of_patience_stays_so(tmp_path):
+    file, values = tmp_path / "state.pt", iter([1.0, 2.0, 3.0])
+    first = train(file, validate=lambda net: next(values), patience=2)
+    assert first[1].epochs == 3
+    same(train(file, validate=lambda net: 0.0, patience=2, kill_at=0), first)
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_the_last_good_checkpoint_goes_on(tmp_path, monkeypatch):
+    file = tmp_path / "state.pt"
+    saves, save = 0, torch.save
+
+    def full(state, where, **options) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 3:
+            where.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        save(state, where, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(
+            OSError, match=r"state.pt: could not be written .*No space left.* untouched"
+        ) as caught:
+            train(file)
+    assert caught.value.errno == 28
+    assert [each.name for each in tmp_path.iterdir()] == ["state.pt"]
+    assert load_state(file)["history"]["epochs"] == 2
+    same(train(file), UNDISTURBED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"epochs": 5}, "epochs 4, here 5"),
+        ({"batch_size": 6}, "batch_size 8, here 6"),
+        ({"seed": 8}, "seed 7, here 8"),
+        ({"precision": "bf16"}, "precision 'fp32', here 'bf16'"),
+        (
+            {"objective": HintonKD(temperature=3.0, soft_weight=0.9)},
+            "here 'HintonKD(temperature=3.0, soft_weight=0.9)'",
+        ),
+        ({"optimizer": lambda parameters: SGD(parameters, lr=0.3, momentum=0.9)}, "initial_lr: 0.3"),
+        ({"optimizer": lambda parameters: SGD(parameters, lr=0.2)}, "momentum: 0 "),
+        ({"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.2)}, "here 'Adam ("),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_kept(changes, says, tmp_path):
+    file = tmp_path / "state.pt"
+    train(file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint: .*state.pt was written by another run") as caught:
+        train(file, **changes)
+    assert says in str(caught.value)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_refused_by_name(kept, tmp_path):
+    file = tmp_path / "state.pt"
+    train(file)
+    content = file.read_bytes()
+    file.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
+    with pytest.raises(
+        ValueError, match=r"state.pt: not a readable checkpoint .*; delete it to start anew"
+    ) as caught:
+        train(file)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_checkpoints_are_written_no_more_often_than_asked_and_at_the_end(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(engine, "save_state", lambda state, file: saved.append(state["history"]["epochs"]))
+    train(tmp_path / "state.pt", checkpoint_seconds=3600.0)
+    assert saved == [EPOCHS]
+    train(tmp_path / "state.pt")
+    assert saved == [EPOCHS, 1, 2, 3, 4]
+
+
+RUN = [
+    "run",
+    "hinton_kd",
+    "--protocol",
+    "quick",
+    "--arms",
+    "student_alone",
+    "--seeds",
+    "1",
+    "--device",
+    "cpu",
+]
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_leaves_the_row_and_the_weights_of_an_undisturbed_one(tmp_path):
+    began = time.monotonic()
+    undisturbed = start(RUN, tmp_path / "undisturbed")
+    undisturbed.join()
+    duration = time.monotonic() - began
+    assert undisturbed.exitcode == 0
+    chance = random.Random(0)
+    kills, interrupted, resumed = 0, 0, 0
+    folders = []
+    while kills < 10:
+        folder = tmp_path / f"killed{len(folders)}"
+        folders.append(folder)
+        while True:
+            checkpoint = folder / "checkpoints" / "hinton_kd.quick.student_alone.s1.pt"
+            resumed += checkpoint.exists()
+            process = start(RUN, folder)
+            # Short of the whole run, so that one is killed several times, and longer than starting takes.
+            process.join(chance.uniform(0, duration / 3) if kills < 10 else None)
+            if process.exitcode == 0:
+                break
+            assert process.exitcode is None
+            process.kill()
+            process.join()
+            kills += 1
+            interrupted += 1
+    assert interrupted == 10
+    assert resumed > 0
+    (expected,) = Ledger(tmp_path / "undisturbed").rows()
+    weights = (tmp_path / "undisturbed" / "weights" / f"{expected.run}.safetensors").read_bytes()
+    for folder in folders:
+        ledger = Ledger(folder)
+        (row,) = ledger.rows()
+        assert ledger.problems() == []
+        assert (row.run, row.metrics, row.curves) == (expected.run, expected.metrics, expected.curves)
+        assert row.config == expected.config
+        assert (folder / "weights" / f"{row.run}.safetensors").read_bytes() == weights
