@@ -47,6 +47,7 @@ _STUDENT: dict[str, Any] = {
 _TEACHER = _STUDENT | {
     "hidden": [1200, 1200],
     "epochs": 60,
+    "learning_rate": 0.05,
     "input_dropout": 0.2,
     "hidden_dropout": 0.5,
     "max_norm": 15**0.5,
@@ -299,9 +300,7 @@ CANDIDATES: dict[str, Sequence[dict[str, Any]]] = {
     ],
     "student_alone": [{"learning_rate": rate} for rate in (0.05, 0.1, 0.2)],
     "soft_targets_T20": [
-        {"soft_weight": weight, "learning_rate": rate}
-        for weight in (0.5, 0.9, 1.0)
-        for rate in (0.01, 0.03, 0.1)
+        {"soft_weight": weight, "learning_rate": rate} for weight in (0.5, 0.9, 1.0) for rate in (0.1, 0.2)
     ],
 }
 
