@@ -297,6 +297,7 @@ CANDIDATES: dict[str, Sequence[dict[str, Any]]] = {
         {"learning_rate": 0.2},
         {"learning_rate": 0.05, "batch_size": 100},
         {"learning_rate": 0.05, "input_dropout": 0.1, "hidden_dropout": 0.3},
+        {"learning_rate": 0.1, "input_dropout": 0.0, "hidden_dropout": 0.3},
     ],
     "student_alone": [{"learning_rate": rate} for rate in (0.05, 0.1, 0.2)],
     "soft_targets_T20": [
