@@ -301,16 +301,13 @@ CANDIDATES: dict[str, Sequence[dict[str, Any]]] = {
     ],
     "student_alone": [{"learning_rate": rate} for rate in (0.05, 0.1, 0.2)],
     "soft_targets_T20": [
-        {"soft_weight": weight, "learning_rate": rate, "epochs": epochs}
-        for weight, rate, epochs in (
-            (0.5, 0.2, 20),
-            (0.9, 0.2, 20),
-            (1.0, 0.2, 20),
-            (0.9, 0.1, 20),
-            (0.9, 0.05, 40),
-            (0.9, 0.03, 40),
-            (0.5, 0.03, 40),
-        )
+        *(
+            {"soft_weight": weight, "learning_rate": rate}
+            for weight in (0.5, 0.9, 1.0)
+            for rate in (0.1, 0.2)
+        ),
+        *({"soft_weight": 0.9, "learning_rate": rate, "epochs": 40} for rate in (0.05, 0.03)),
+        {"soft_weight": 0.5, "learning_rate": 0.03, "epochs": 40},
     ],
 }
 
