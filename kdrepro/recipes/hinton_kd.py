@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kdrepro import metrics
@@ -41,6 +41,7 @@ _STUDENT: dict[str, Any] = {
     "input_dropout": 0.0,
     "hidden_dropout": 0.0,
     "max_norm": None,
+    "gradient_clip": None,
     "jitter": 0,
 }
 # 20 % of the inputs, half of the hidden units and a squared norm of 15 as in Hinton et al. (2012), appendix A.
@@ -179,15 +180,19 @@ def _train(
         batches,
         teacher=cached,
         epochs=settings["epochs"],
-        optimizer=_optimizer(settings["learning_rate"]),
+        optimizer=_optimizer(settings),
+        gradient_clip=settings["gradient_clip"],
         schedule=lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / steps),
         **options,
     )
     return Result(_measure(run, student, examples, teacher=teacher), student, history)
 
 
-def _optimizer(learning_rate: float) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    return lambda parameters: SGD(parameters, lr=learning_rate, momentum=0.9, fused=True)
+def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    rate = settings["learning_rate"]
+    if settings["optimizer"] == "Adam":
+        return lambda parameters: Adam(parameters, lr=rate, fused=True)
+    return lambda parameters: SGD(parameters, lr=rate, momentum=0.9, fused=True)
 
 
 def _measure(
@@ -308,6 +313,9 @@ CANDIDATES: dict[str, Sequence[dict[str, Any]]] = {
         ),
         *({"soft_weight": 0.9, "learning_rate": rate, "epochs": 40} for rate in (0.05, 0.03)),
         {"soft_weight": 0.5, "learning_rate": 0.03, "epochs": 40},
+        {"optimizer": "Adam", "learning_rate": 0.001},
+        {"gradient_clip": 1.0, "learning_rate": 0.1},
+        {"gradient_clip": 1.0, "learning_rate": 0.05},
     ],
 }
 
