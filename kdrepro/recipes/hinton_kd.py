@@ -35,27 +35,30 @@ _STUDENT: dict[str, Any] = {
     "optimizer": "SGD, momentum 0.9",
     "schedule": "linear to 0",
     "hidden": [800, 800],
-    "epochs": 20,
+    "epochs": 30,
     "batch_size": 250,
-    "learning_rate": 0.1,
+    "learning_rate": 0.2,
     "input_dropout": 0.0,
     "hidden_dropout": 0.0,
     "max_norm": None,
     "gradient_clip": None,
     "jitter": 0,
 }
-# 20 % of the inputs, half of the hidden units and a squared norm of 15 as in Hinton et al. (2012), appendix A.
+# Hinton et al. (2012), appendix A, hold the squared norm at 15, and drop 20 % of the inputs and half of the hidden
+# units over 3,000 epochs. In 60 epochs less dropout made fewer errors on the digits held out.
 _TEACHER = _STUDENT | {
     "hidden": [1200, 1200],
     "epochs": 60,
-    "learning_rate": 0.05,
-    "input_dropout": 0.2,
-    "hidden_dropout": 0.5,
+    "learning_rate": 0.1,
+    "hidden_dropout": 0.3,
     "max_norm": 15**0.5,
     "jitter": 2,
 }
-_SOFT = {"temperature": 20.0, "soft_weight": 0.9}
-# 3 % of the digits, and as many epochs as make the number of steps that a full set takes in two.
+# At T=20 the first gradients are many times as large as with labels, and without the bound they kill units for good.
+_SOFT = {"temperature": 20.0, "soft_weight": 0.9, "learning_rate": 0.1, "gradient_clip": 1.0}
+# The temperature sweep trains many small nets, each for fewer epochs.
+_SWEEP = _STUDENT | {"epochs": 20}
+# 3 % of the digits, and about as many steps as the full set takes in eight epochs.
 _FEW = _STUDENT | {"train_size": 1800, "epochs": 100, "batch_size": 100, "early_stopping": False}
 
 # What each protocol changes. `reduced` is a quarter of the epochs; `quick` and `smoke` use the embedded digits.
@@ -64,7 +67,7 @@ _EPOCHS = {"paper": 1.0, "reduced": 0.25, "quick": 0.5, "smoke": 0.0}
 
 def config(base: str, protocol: str) -> dict[str, Any]:
     """Return the settings of an arm at a protocol."""
-    settings = dict({"teacher": _TEACHER, "few_digits": _FEW}.get(base, _STUDENT))
+    settings = dict({"teacher": _TEACHER, "few_digits": _FEW, "sweep": _SWEEP}.get(base, _STUDENT))
     settings["epochs"] = max(1, round(settings["epochs"] * _EPOCHS[protocol]))
     if protocol in ("quick", "smoke"):
         settings["batch_size"] = 100
@@ -257,13 +260,16 @@ def _members(seed: int) -> list[Key]:
 def _sweep(units: int) -> dict[str, Arm]:
     hidden = {"hidden": [units, units]}
     arms = {
-        f"units{units}_alone": Arm(f"{units} units a layer, labels only", student_alone, overrides=hidden)
+        f"units{units}_alone": Arm(
+            f"{units} units a layer, labels only", student_alone, base="sweep", overrides=hidden
+        )
     }
     for temperature in TEMPERATURES:
         arms[f"units{units}_T{temperature}"] = Arm(
             f"{units} units a layer, soft targets at T={temperature}",
             soft_targets,
             needs=_own_teacher,
+            base="sweep",
             overrides=hidden | _SOFT | {"temperature": float(temperature)},
         )
     return arms
@@ -290,7 +296,7 @@ ARMS = {
         overrides={"early_stopping": True},
     ),
     "few_digits_soft": Arm(
-        "1,800 digits, soft targets", few_digits, needs=_own_teacher, overrides=_FEW | _SOFT
+        "1,800 digits, soft targets", few_digits, needs=_own_teacher, base="few_digits", overrides=_SOFT
     ),
     **_sweep(300),
     **_sweep(30),
