@@ -156,7 +156,8 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
 def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
     """A curve of the rows, such as `loss`, against the epoch: the mean of each arm's seeds with its 95 % band.
 
-    Rows without that curve are left out. The axis is logarithmic where the values span more than a factor of 20.
+    Rows without that curve are left out. Where the values span more than a factor of 20 the axis is logarithmic, and
+    mean and band are those of the logarithms: a band of the values themselves could reach below zero.
     """
     by_arm: dict[str, list[list[float]]] = {}
     for row in rows:
@@ -172,24 +173,28 @@ def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
             axes.set_yticks([])
             say(axes, f"no rows with a curve named {curve}")
             return chart
+        values = [value for curves in by_arm.values() for each in curves for value in each]
+        logarithmic = min(values) > 0 and max(values) > 20 * min(values)
+        there, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
         for place, (arm, curves) in enumerate(sorted(by_arm.items())):
             # Runs that stopped early leave the mean where they stop.
             longest = max(len(each) for each in curves)
-            bands = [mean_interval([each[at] for each in curves if at < len(each)]) for at in range(longest)]
+            bands = [
+                mean_interval([float(there(each[at])) for each in curves if at < len(each)])
+                for at in range(longest)
+            ]
             epochs = np.arange(1, longest + 1)
             colour = CYCLE[place % len(CYCLE)]
             label = f"{arm} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
             # A line of one point is invisible.
             marker = "o" if longest == 1 else None
-            means = [each.mean for each in bands]
+            means = back([each.mean for each in bands])
             axes.plot(epochs, means, color=colour, linewidth=2, marker=marker, label=label)
-            lows, highs = np.array([each.low for each in bands]), np.array([each.high for each in bands])
-            known = np.isfinite(lows)
+            lows, highs = back([each.low for each in bands]), back([each.high for each in bands])
+            known = np.isfinite(highs)
             axes.fill_between(epochs, lows, highs, where=known, color=colour, alpha=0.2, linewidth=0)
-        values = [value for curves in by_arm.values() for each in curves for value in each]
-        if min(values) > 0 and max(values) > 20 * min(values):
+        if logarithmic:
             axes.set_yscale("log")
-            axes.set_ylim(bottom=min(values) * 0.8)
         axes.grid(color="#e5e5e5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.legend()

@@ -129,10 +129,19 @@ def test_learning_curves_are_means_with_bands(tmp_path):
     assert axes.get_yscale() == "linear"
 
 
+def test_a_band_on_a_logarithmic_axis_stays_above_zero():
+    rows = [make_row("a", s, curves={"loss": [9.0 * (s + 1), 0.1 * (s + 1)]}) for s in range(3)]
+    axes = plots.learning_curves(rows, "loss").axes[0]
+    assert axes.get_yscale() == "log"
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([9.0 * 6 ** (1 / 3), 0.1 * 6 ** (1 / 3)])
+    low, _ = stats.ttest_1samp(np.log([0.1, 0.2, 0.3]), 0).confidence_interval(0.95)
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].min() == pytest.approx(np.exp(low))
+
+
 def test_learning_curves_of_runs_that_stop_early():
     rows = [make_row("a", s, curves={"loss": [5.0, 1.0, 0.1][: 3 - s]}) for s in range(3)]
     axes = plots.learning_curves(rows, "loss").axes[0]
-    assert list(axes.lines[0].get_ydata()) == [5.0, 1.0, 0.1]
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([5.0, 1.0, 0.1])
     assert axes.get_yscale() == "log"
 
 
@@ -167,7 +176,9 @@ def test_figures_of_few_or_no_rows_say_so(tmp_path, rows):
         plots.learning_curves(ledger.rows(), "loss"),
     ]
     for chart in charts:
-        assert any(word in text for text in texts(chart) for word in ("not run", "no rows", "n = ", "soft targets"))
+        assert any(
+            word in text for text in texts(chart) for word in ("not run", "no rows", "n = ", "soft targets")
+        )
         assert chart._repr_png_()[:4] == b"\x89PNG"
 
 
