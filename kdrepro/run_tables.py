@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from kdrepro.claims import Comparison, Side
-from kdrepro.intervals import Interval
+from kdrepro.intervals import Interval, mean_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import compare, difference, labelled, rows_shown, summary
+from kdrepro.pairs import compare, difference, labelled, reading, rows_shown, summary
 
 NOT_RUN = "not run"
 
@@ -160,29 +160,37 @@ def setting(value: object) -> str:
     return str(value)
 
 
+def _family(arm: str) -> str:
+    """The arm whose settings are tried: "teacher" of "teacher.try3"."""
+    return arm.partition(".try")[0]
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    """The settings in which rows of one arm differ; what a run finds out by itself is none."""
+    keys = dict.fromkeys(key for row in rows for key in row.config if key != "epochs_run")
+    return [key for key in keys if len({setting(row.config.get(key)) for row in rows}) > 1]
+
+
 def selection_table(recipe: str, ledger: Ledger, *, metric: str = "test_errors") -> pd.DataFrame:
-    """What was tried on the held-out part of the training set: the settings that differ, and the metric there."""
-    rows = ledger.rows(recipe=recipe, split="select")
-    settings = sorted({key for row in rows for key in row.config})
-    differ = [
-        key
-        for key in settings
-        if any(
-            len({setting(row.config.get(key)) for row in rows if row.arm == arm}) > 1
-            for arm in {row.arm for row in rows}
-        )
-    ]
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.arm, *(setting(row.config.get(key)) for key in differ)), []).append(row)
+    """What was tried on the held-out part of the training set, best first: the settings that differ, and the metric."""
+    families: dict[str, list[Row]] = {}
+    for row in ledger.rows(recipe=recipe, split="select"):
+        families.setdefault(_family(row.arm), []).append(row)
     records = []
-    for (arm, *values), some in groups.items():
-        found = summary(some, Side.of(arm, metric))
-        shown = plus_minus(*found) if found else "not recorded"
-        records.append(
-            {"Arm": arm, **dict(zip(differ, values, strict=True)), metric: shown, "Runs": len(some)}
-        )
-    return pd.DataFrame(records, columns=("Arm", *differ, metric, "Runs"))
+    for family, rows in families.items():
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            own = [f"{key.replace('_', ' ')} {setting(row.config.get(key))}" for key in _differing(rows)]
+            groups.setdefault(", ".join(own) or "–", []).append(row)
+        tried = []
+        for words, some in groups.items():
+            values = [value for row in some if (value := reading(row, metric)) is not None]
+            mean = mean_interval(values) if values else None
+            shown = plus_minus(mean, len(values)) if mean else "not recorded"
+            record = {"Arm": family, "Settings": words, metric: shown, "Runs": len(some)}
+            tried.append((mean.mean if mean else float("inf"), record))
+        records += [record for _, record in sorted(tried, key=lambda each: each[0])]
+    return pd.DataFrame(records, columns=("Arm", "Settings", metric, "Runs"))
 
 
 def stamp(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFrame:

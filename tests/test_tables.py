@@ -163,15 +163,26 @@ def test_no_deviation_types_what_a_row_could_say():
         assert not re.search(r"\d", re.sub(r"\{[^}]*\}|fp32|bf16", "", each.ours)), each.topic
 
 
-def test_the_selection_shows_the_settings_that_differ(tmp_path, empty):
+def test_the_selection_shows_the_settings_that_differ_and_the_best_first(tmp_path, empty):
     rows = [
-        make_row("teacher", seed, errors + seed, split="select", config={"learning_rate": rate})
-        for (rate, errors), seeds in (((0.1, 90.0), (0, 1)), ((0.01, 70.0), (2, 3)))
-        for seed in seeds
+        make_row(f"teacher.try{number}", seed, errors + seed, split="select", config=config)
+        for number, (errors, config) in enumerate(
+            [
+                (90.0, {"learning_rate": 0.1, "epochs_run": 7}),
+                (70.0, {"learning_rate": 0.01, "gradient_clip": 1.0}),
+            ]
+        )
+        for seed in (0, 1)
     ]
-    frame = tables.selection_table("hinton_kd", write_ledger(tmp_path, rows))
-    assert list(frame.columns) == ["Arm", "learning_rate", "test_errors", "Runs"]
-    assert dict(zip(frame["learning_rate"], frame["Runs"], strict=True)) == {"0.1": 2, "0.01": 2}
+    rows.append(make_row("student_alone.try0", 0, 150.0, split="select"))
+    frame = tables.selection_table("hinton_kd", write_ledger(tmp_path, rows)).set_index("Arm")
+    assert frame.loc["teacher", "Settings"].tolist() == [
+        "learning rate 0.01, gradient clip 1",
+        "learning rate 0.1, gradient clip none",
+    ]
+    assert frame.loc["teacher", "test_errors"].str.startswith(("70.5 ±", "90.5 ±")).all()
+    assert frame["Runs"].tolist() == [1, 2, 2]
+    assert frame.loc["student_alone", "Settings"] == "–"
     assert len(tables.selection_table("hinton_kd", empty)) == 0
 
 
