@@ -226,7 +226,8 @@ def fit(
         raise ValueError("student: got no parameter that requires a gradient, expected at least one to train")
     bare_optimizer = optimizer(trained)
     scheduler = schedule(bare_optimizer) if schedule else None
-    wrapped, prepared = run.prepare(step, bare_optimizer)
+    # Not the optimiser: Accelerate's wrapper looks for packages on the disk at every step, and adds nothing here.
+    wrapped = run.prepare(step)
     state = _State(
         step,
         bare_optimizer,
@@ -254,10 +255,10 @@ def fit(
                 run.backward(loss * share if share != 1.0 else loss)
                 if gradient_clip is not None:
                     run.clip_grad_norm_(trained, gradient_clip)
-                prepared.step()
+                bare_optimizer.step()
                 if scheduler is not None:
                     scheduler.step()
-                prepared.zero_grad(set_to_none=True)
+                bare_optimizer.zero_grad(set_to_none=True)
                 if after_step is not None:
                     after_step(student)
                 recent.append({name: value.detach() for name, value in terms.items()})

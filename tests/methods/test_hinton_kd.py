@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from kdrepro.methods.hinton_kd import HintonKD
+from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
 from kdrepro.methods.supervised import Supervised
 from kdrepro.types import Batch, Outputs
 
@@ -128,3 +128,66 @@ def test_it_learns_nothing_itself_and_says_what_it_is():
 def test_hyper_parameters_are_named():
     with pytest.raises(TypeError, match="positional argument"):
         HintonKD(4.0, 0.9)
+
+
+def biased(count: int = 300, classes: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits that are right more often than not, except that classes 2 and 4 come out too low."""
+    random = torch.Generator().manual_seed(seed)
+    targets = torch.randint(classes, (count,), generator=random)
+    logits = torch.randn(count, classes, generator=random) + 2 * torch.nn.functional.one_hot(targets, classes)
+    logits[:, [2, 4]] -= 1.5
+    return logits, targets
+
+
+def errors_by_hand(logits: Tensor, targets: Tensor, classes: list[int], amount: float) -> int:
+    wrong = 0
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        raised = [value + amount if place in classes else value for place, value in enumerate(row)]
+        wrong += raised.index(max(raised)) != target
+    return wrong
+
+
+@pytest.mark.parametrize(("classes", "seed"), [([2], 0), ([4], 1), ([2, 4], 2), ([0], 3)])
+def test_the_tuned_bias_leaves_the_fewest_errors_and_is_the_one_nearest_0(classes, seed):
+    logits, targets = biased(seed=seed)
+    amounts = [step / 10 for step in range(-200, 201)]
+    errors = {amount: errors_by_hand(logits, targets, classes, amount) for amount in amounts}
+    fewest = min(errors.values())
+    expected = min((amount for amount in amounts if errors[amount] == fewest), key=abs)
+    assert tuned_bias(logits, targets, classes=classes) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_tuned_bias_of_what_needs_none_is_0():
+    targets = torch.tensor([0, 1, 2])
+    assert tuned_bias(5 * torch.eye(3), targets, classes=[1]) == 0
+
+
+@pytest.mark.parametrize("frequency", [0.02, 0.1, 0.35, 0.9])
+@pytest.mark.parametrize("classes", [[2], [2, 4]])
+def test_the_frequency_bias_gives_the_classes_their_frequency(classes, frequency):
+    logits, _ = biased()
+    amount = frequency_bias(logits, classes=classes, frequency=frequency)
+    raised = logits.double().numpy()
+    raised[:, classes] += amount
+    share = scipy.special.softmax(raised, axis=-1)[:, classes].sum(axis=-1).mean()
+    assert share == pytest.approx(frequency, abs=1e-9)
+
+
+def test_the_frequency_bias_of_what_is_already_so_is_0():
+    logits, _ = biased()
+    share = logits.double().softmax(-1)[:, 2].mean().item()
+    assert frequency_bias(logits, classes=[2], frequency=share) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_frequency_outside_0_and_1_is_refused():
+    with pytest.raises(ValueError, match=r"frequency: got 1\.5, expected a number in \[0, 1\]"):
+        frequency_bias(biased()[0], classes=[2], frequency=1.5)
+
+
+def test_a_bias_is_added_to_the_classes_and_to_nothing_else():
+    logits, _ = biased()
+    before = logits.clone()
+    raised = with_bias(logits, classes=[2, 4], amount=1.5)
+    assert torch.equal(logits, before)
+    assert torch.equal(raised[:, [0, 1, 3, 5]], logits[:, [0, 1, 3, 5]])
+    torch.testing.assert_close(raised[:, [2, 4]], logits[:, [2, 4]] + 1.5)
