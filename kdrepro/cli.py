@@ -141,7 +141,9 @@ def _cost(recipe: str, protocol: str, names: list[str]) -> str:
         return "Nothing to do: every run has its row."
     if unknown:
         missing = f"no row says what {', '.join(sorted(unknown))} cost"
-        return f"Cost: more than {total / 60:.1f} minutes; {missing}" if total else f"Cost: not known; {missing}"
+        return (
+            f"Cost: more than {total / 60:.1f} minutes; {missing}" if total else f"Cost: not known; {missing}"
+        )
     return f"Cost: about {total / 60:.1f} minutes, if this machine is as fast as the one that recorded"
 
 
@@ -163,7 +165,7 @@ def claims(
                 typer.echo("  not yet done")
             for judged in verdicts.judge_paper(each.key, rows):
                 own = " (ours)" if judged.claim.ours else ""
-                typer.secho(f"  {judged.claim.id:<5} {judged.verdict:<15}", bold=True, nl=False)
+                typer.secho(f"  {judged.claim.id:<5} {judged.verdict:<16}", bold=True, nl=False)
                 typer.echo(f"{judged.claim.statement}{own}\n        {judged.detail}")
     _report(rows)
 

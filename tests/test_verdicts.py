@@ -355,7 +355,8 @@ def test_the_share_is_reproduced_exactly_when_the_paired_test_says_so():
         students = [float(value) for value in chance.normal(106, 8, size=3)]
         judgement = judge(RECOVERY, share_rows(students))
         closed = [
-            start - s - 0.5 * (start - t) for s, start, t in zip(students, (140, 150, 148), (60, 66, 70), strict=True)
+            start - s - 0.5 * (start - t)
+            for s, start, t in zip(students, (140, 150, 148), (60, 66, 70), strict=True)
         ]
         low, high = stats.ttest_1samp(closed, 0.0).confidence_interval(0.95)
         expected = "reproduced" if low >= 0 else "contradicted" if high < 0 else "inconclusive"

@@ -1,0 +1,222 @@
+"""The runner: what it plans, what it writes, and where it says its code came from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from small_networks import batch, network
+
+from kdrepro import Batches, Supervised, runs
+from kdrepro.data.mnist import Digits, Examples
+from kdrepro.ledger import Ledger
+from kdrepro.runs import Arm, Recipe, Result, Run, Runner
+
+SEEN: list[tuple[str, int]] = []
+
+
+def train(run: Run) -> Result:
+    SEEN.append((run.name, run.seed))
+    net, examples = run.build(), run.data.train
+    batches = Batches(examples.inputs, examples.targets, batch_size=8, seed=run.seed)
+    history = run.fit(
+        net,
+        Supervised(),
+        batches,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=run.config["learning_rate"]),
+        epochs=2,
+    )
+    run.config["found_out"] = len(examples)
+    return Result({"test_errors": float(len(run.data.test))}, net, history)
+
+
+def untrained(run: Run) -> Result:
+    return Result({"members": float(len(run.teachers()))}, parameters=7)
+
+
+def load(protocol: str) -> Digits:
+    return Digits("made_up", "sha256:00", Examples(*batch(30)), Examples(*batch(10, seed=1)))
+
+
+RECIPE = Recipe(
+    name="made_up",
+    arms={
+        "first": Arm("needs nothing", train, seeds=3),
+        "second": Arm("needs one", train, seeds=2, needs=lambda seed: [("first", seed // 2)]),
+        "third": Arm("needs a chain", train, seeds=1, needs=lambda seed: [("second", 1), ("first", 2)]),
+        "mean": Arm("trains nothing", untrained, seeds=1, needs=lambda seed: [("first", 0), ("first", 1)]),
+        "faster": Arm("another rate", train, base="first", overrides={"learning_rate": 0.5}),
+    },
+    config=lambda base, protocol: {"base": base, "protocol": protocol, "learning_rate": 0.1},
+    load=load,
+    build=lambda settings: network(torch.randint(1000, ()).item()),
+    candidates={"first": [{"learning_rate": 0.01}, {"learning_rate": 0.3}], "faster": [{"extra": 1}]},
+    held_out=10,
+)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    SEEN.clear()
+    return Runner(
+        RECIPE,
+        protocol="quick",
+        ledger=Ledger(tmp_path),
+        work=tmp_path,
+        device="cpu",
+        precision="fp32",
+        progress=False,
+    )
+
+
+def test_a_plan_has_what_is_needed_first_and_nothing_twice(runner):
+    assert runner.plan(["third"]) == [("first", 0), ("second", 1), ("first", 2), ("third", 0)]
+    assert runner.plan() == [
+        ("first", 0),
+        ("first", 1),
+        ("first", 2),
+        ("second", 0),
+        ("second", 1),
+        ("third", 0),
+        ("mean", 0),
+        *(("faster", seed) for seed in range(5)),
+    ]
+    assert runner.plan(["first"], [4, 4, 2]) == [("first", 4), ("first", 2)]
+    assert runner.plan([]) == runner.plan(["first"], []) == []
+
+
+def test_a_run_leaves_a_row_weights_and_no_checkpoint(runner, tmp_path):
+    (row,) = runner.run([("first", 1)])
+    assert row == runner.ledger.get("made_up.quick.first.s1")
+    assert row.metrics == {"test_errors": 10}
+    expected = {"base": "first", "protocol": "quick", "learning_rate": 0.1, "precision": "fp32"}
+    assert row.config == expected | {"found_out": 30, "epochs_run": 2}
+    assert row.parameters == sum(each.numel() for each in network().parameters())
+    assert (row.teacher, row.data) == (None, {"name": "made_up", "digest": "sha256:00"})
+    assert (row.commit, row.dirty) == (runner.commit, runner.dirty)
+    assert row.device.startswith("cpu: ")
+    assert {"python", "torch", "numpy", "accelerate"} <= set(row.versions)
+    assert len(row.curves["loss"]) == 2
+    assert [each.name for each in (tmp_path / "weights").iterdir()] == ["made_up.quick.first.s1.safetensors"]
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_what_trains_nothing_leaves_a_row_and_no_weights(runner, tmp_path):
+    *_, row = runner.run(runner.plan(["mean"]))
+    assert (row.metrics, row.parameters) == ({"members": 2}, 7)
+    assert row.teacher == ["made_up.quick.first.s0", "made_up.quick.first.s1"]
+    assert row.config["epochs_run"] == 0
+    assert not runner.weights("mean", 0).exists()
+
+
+def test_another_base_and_other_settings_are_laid_over_the_recipes(runner):
+    (row,) = runner.run([("faster", 0)])
+    assert (row.config["base"], row.config["learning_rate"]) == ("first", 0.5)
+
+
+def test_what_is_done_is_skipped_and_lost_weights_are_made_again(runner):
+    runner.run(runner.plan(["second"]))
+    assert SEEN == [("first", 0), ("second", 0), ("second", 1)]
+    assert runner.plan(["first", "second"], [0]) == []
+    row = runner.ledger.get("made_up.quick.first.s0")
+    runner.weights("first", 0).unlink()
+    assert runner.plan(["second"], [0, 1]) == []
+    assert runner.plan(["mean"]) == [("first", 0), ("first", 1), ("mean", 0)]
+    runner.run([("first", 0)])
+    assert runner.ledger.get(row.run) == row
+
+
+def test_a_seed_fixes_the_initial_weights_and_leaves_the_callers_random_state(runner):
+    def first(seed: int) -> torch.Tensor:
+        return Run(runner, "first", RECIPE.arm("first"), seed).build()[0].weight
+
+    before = torch.get_rng_state()
+    assert torch.equal(first(3), first(3))
+    assert not torch.equal(first(3), first(4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_held_out_examples_take_the_place_of_the_test_set(tmp_path):
+    its = Runner(
+        RECIPE,
+        protocol="quick",
+        split="select",
+        ledger=Ledger(tmp_path),
+        work=tmp_path,
+        device="cpu",
+        progress=False,
+    )
+    (row,) = its.run([("first", 0)])
+    assert (row.run, row.split) == ("made_up.quick.first.s0.select", "select")
+    assert (len(its.data.train), len(its.data.test)) == (20, 10)
+    assert torch.equal(its.data.test.inputs, load("quick").train.inputs[20:])
+
+
+def test_candidates_are_arms_with_the_settings_laid_over():
+    tried = runs.candidates(RECIPE)
+    assert set(tried.arms) == {*RECIPE.arms, "first.try0", "first.try1", "faster.try0"}
+    assert [tried.arm(f"first.try{n}").overrides["learning_rate"] for n in (0, 1)] == [0.01, 0.3]
+    assert tried.arm("faster.try0").overrides == {"learning_rate": 0.5, "extra": 1}
+    assert {tried.arm(name).base for name in tried.arms if ".try" in name} == {"first"}
+    assert {tried.arm(name).seeds for name in tried.arms if ".try" in name} == {1}
+
+
+def test_progress_is_labelled_with_arm_and_seed(tmp_path, capsys):
+    its = Runner(RECIPE, protocol="quick", ledger=Ledger(tmp_path), work=tmp_path, device="cpu")
+    its.run([("first", 2)])
+    assert capsys.readouterr().out.startswith("first seed 2: epoch 1/2 loss ")
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a package in it, from which `runs` seems to be loaded."""
+    for name in list(os.environ):
+        if name.startswith("GIT_"):
+            monkeypatch.delenv(name)
+    package = tmp_path / "kdrepro"
+    (package / "results").mkdir(parents=True)
+    shutil.copy(runs.__file__, package / "runs.py")
+    (package / "__init__.py").write_text("")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    return tmp_path
+
+
+def test_a_committed_package_is_clean(repository):
+    commit, dirty = runs.source_state()
+    assert len(commit) == 40
+    assert not dirty
+
+
+@pytest.mark.parametrize("file", ["kdrepro/runs.py", "kdrepro/new.py"])
+def test_a_changed_or_new_source_is_dirty(file, repository):
+    with (repository / file).open("a") as content:
+        content.write("# changed\n")
+    assert runs.source_state()[1]
+
+
+@pytest.mark.parametrize("file", ["kdrepro/results/row.json", "README.md"])
+def test_rows_that_come_in_and_files_elsewhere_are_not_sources(file, repository):
+    (repository / file).write_text("{}")
+    assert not runs.source_state()[1]
+
+
+def test_a_package_that_lies_in_somebody_elses_repository_has_no_commit(repository):
+    git(repository, "rm", "-q", "-r", "--cached", "kdrepro")
+    assert runs.source_state() == (None, False)
+
+
+def test_without_git_there_is_no_commit(repository, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert runs.source_state() == (None, False)
