@@ -181,12 +181,12 @@ def fit(
 ) -> History:
     """Train `student`, in place, to minimise the sum of the objective's terms.
 
-    `optimizer` is called with the parameters of student and objective; `schedule`, called with the
-    optimiser, steps once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called
-    with the student after each step (weight constraints). `validate` is called with the student in eval
-    mode after each epoch and returns a number, less is better: the weights of the best epoch are kept,
-    and with `patience` training stops after that many epochs without a better one. The teacher runs in
-    eval mode and without gradient, and is bitwise unchanged afterwards.
+    `optimizer` is called with the parameters of student and objective; `schedule`, called with the optimiser, steps
+    once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each
+    step (weight constraints). `validate` is called with the student in eval mode after each epoch and returns a
+    number, less is better: the weights of the best epoch are kept, and with `patience` training stops after that many
+    epochs without a better one. The teacher runs in eval mode and without gradient, and is bitwise unchanged
+    afterwards.
 
     With `checkpoint`, a run that was killed at any moment and is started again with the same arguments ends with the
     same numbers as an uninterrupted one. All randomness is a function of the seed of `batches` and the epoch; the

@@ -182,12 +182,10 @@ def test_the_same_run_elsewhere_has_the_same_numbers(done, tmp_path):
     assert (row.metrics, row.curves, row.config) == (expected.metrics, expected.curves, expected.config)
 
 
-def test_a_student_learns(tmp_path):
-    # At `quick`: four steps of `smoke` teach nobody anything.
-    quick = runner(tmp_path, protocol="quick")
-    (row,) = quick.run(quick.plan(["student_alone"], [0]))
-    assert row.curves["loss"][-1] < row.curves["loss"][0] / 10
-    assert row.metrics["test_accuracy"] > 0.9
+def test_a_net_learns_from_labels(rows):
+    # One epoch on 400 digits: far from good, and far from chance.
+    for name in ("student_alone", "units300_alone"):
+        assert rows[name].metrics["train_accuracy"] > 0.2, name
 
 
 @pytest.mark.parametrize(
