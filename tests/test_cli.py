@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
-from kdrepro import cli
+from kdrepro import cli, runs
 from kdrepro.ledger import Ledger
 
 
@@ -82,3 +84,80 @@ def test_check_finds_a_student_with_other_classes(tmp_path, monkeypatch) -> None
     assert result.exit_code == 1
     assert "error" in result.output
     assert "1000" in result.output
+
+
+def test_check_of_networks_that_fit_ends_well(tmp_path, monkeypatch) -> None:
+    lines = (
+        "import torch\nfrom torch import nn\n"
+        "def small():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()\n"
+        "def batch():\n    return torch.randn(6, 3, 2, 2), torch.arange(6) % 3\n"
+    )
+    (tmp_path / "fitting_nets.py").write_text(lines, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    nets = ["fitting_nets:small", "fitting_nets:small"]
+    assert "error" not in said("check", *nets, "--image-size", "2")
+    assert "No --batch given" not in said("check", *nets, "--batch", "fitting_nets:batch")
+
+
+def mistaken(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["kdrepro", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "hinton"], "recipe: got 'hinton', expected one of hinton_kd; did you mean 'hinton_kd'?"),
+        (
+            ["run", "hinton_kd", "--arms", "teacher,student"],
+            "arm: got 'student', expected one of teacher, student_",
+        ),
+        (["run", "hinton_kd", "--protocol", "full"], "expected one of smoke, quick, reduced, paper"),
+        (["run", "hinton_kd", "--device", "gpu"], "device: got 'gpu', expected one of auto, cpu, cuda, mps"),
+        (
+            ["run", "hinton_kd", "--seeds", "0-x"],
+            "seeds: got '0-x' in '0-x', expected whole numbers and ranges",
+        ),
+        (["run", "hinton_kd", "--protocol", "quick", "--record"], "expected reduced or paper"),
+        (["check", "torch.nn:Nothing", "torch.nn:Identity"], "teacher: module 'torch.nn' has no 'Nothing'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_1(words, says, runs_folder, capsys, monkeypatch) -> None:
+    mistaken(monkeypatch, *words)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("kdrepro: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not runs_folder.exists()
+
+
+def test_a_mistake_has_its_traceback_where_it_is_asked_for(monkeypatch) -> None:
+    monkeypatch.setenv("KDREPRO_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["kdrepro", "run", "hinton"])
+    with pytest.raises(ValueError, match="recipe: got 'hinton'"):
+        cli.main()
+
+
+@pytest.mark.parametrize("state", [("0" * 40, True), (None, False)])
+def test_nothing_is_recorded_from_sources_that_no_commit_has(state, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(runs, "source_state", lambda: state)
+    mistaken(monkeypatch, "run", "hinton_kd", "--protocol", "paper", "--record", "--plan")
+    assert "--record: the package's sources differ from the last commit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0-2", [0, 1, 2]), ("4, 0-2 ,1", [4, 0, 1, 2]), ("5-5", [5])]
+)
+def test_seeds_are_numbers_and_ranges(text: str, seeds: list[int]) -> None:
+    assert cli.seeds_from(text) == seeds
+
+
+def test_a_row_that_cannot_be_read_is_reported_beside_the_others(runs_folder) -> None:
+    (runs_folder / "hinton_kd").mkdir(parents=True)
+    (runs_folder / "hinton_kd" / "paper.teacher.s0.json").write_text("{", encoding="utf-8")
+    printed = said("table", "--ledger", str(runs_folder))
+    assert "paper.teacher.s0.json" in printed
+    assert "student_alone" in printed
