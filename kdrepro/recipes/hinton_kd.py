@@ -58,7 +58,7 @@ _TEACHER = _STUDENT | {
     "max_norm": 15**0.5,
     "jitter": 2,
 }
-# At T=20 the first gradients are many times as large as with labels, and without the bound they kill units for good.
+# At T=20 the first gradients are many times as large as with labels, and without the bound students blew up.
 _SOFT = {"temperature": 20.0, "soft_weight": 0.9, "learning_rate": 0.1, "gradient_clip": 1.0}
 # The temperature sweep trains many small nets, each for fewer epochs.
 _SWEEP = _STUDENT | {"epochs": 20}
