@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kdrepro.engine import cache_teacher as cache_teacher
     from kdrepro.engine import fit as fit
     from kdrepro.engine import predict as predict
+    from kdrepro.losses.features import hint_loss as hint_loss
     from kdrepro.losses.logits import forward_kl as forward_kl
     from kdrepro.losses.logits import hard_target_loss as hard_target_loss
     from kdrepro.losses.logits import jensen_shannon as jensen_shannon
@@ -41,6 +42,7 @@ _HOME = {
     "fit": "engine",
     "forward_kl": "losses.logits",
     "hard_target_loss": "losses.logits",
+    "hint_loss": "losses.features",
     "jensen_shannon": "losses.logits",
     "masked_mean": "losses.reduce",
     "mean": "losses.reduce",

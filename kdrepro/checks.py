@@ -80,6 +80,20 @@ def same_logits_shape(student_logits: object, teacher_logits: object) -> None:
         )
 
 
+def feature(name: str, value: object, *, shape: str = "(B, ...)", dimensions: int = 2) -> Tensor:
+    """Return `value`, or raise unless it is a floating-point tensor of at least that many dimensions, none empty.
+
+    `shape` is how the message writes what was expected.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor {shape}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: got {value.dtype}, expected a floating-point tensor {shape}")
+    if value.ndim < dimensions or value.numel() == 0:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape} with none of them empty")
+    return value
+
+
 def class_targets(
     targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
 ) -> Tensor:

@@ -67,6 +67,7 @@ def test_every_public_name_is_documented(name):
         ("jensen_shannon", ["student_logits", "teacher_logits"]),
         ("soft_target_loss", ["student_logits", "teacher_logits"]),
         ("hard_target_loss", ["student_logits", "targets"]),
+        ("hint_loss", ["student_feature", "teacher_feature"]),
         ("HintonKD", []),
         ("Distiller", ["teacher", "student", "objective"]),
         ("check", ["teacher", "student", "batch"]),
