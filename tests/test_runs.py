@@ -12,7 +12,7 @@ import torch
 from small_networks import batch, network
 
 from kdrepro import Batches, Supervised, runs
-from kdrepro.data.mnist import Digits, Examples
+from kdrepro.data.examples import DataSet, Examples
 from kdrepro.ledger import Ledger
 from kdrepro.runs import Arm, Recipe, Result, Run, Runner
 
@@ -38,8 +38,8 @@ def untrained(run: Run) -> Result:
     return Result({"members": float(len(run.teachers()))}, parameters=7)
 
 
-def load(protocol: str) -> Digits:
-    return Digits("made_up", "sha256:00", Examples(*batch(30)), Examples(*batch(10, seed=1)))
+def load(protocol: str) -> DataSet:
+    return DataSet("made_up", "sha256:00", Examples(*batch(30)), Examples(*batch(10, seed=1)))
 
 
 RECIPE = Recipe(

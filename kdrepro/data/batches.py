@@ -27,7 +27,7 @@ class Jitter:
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         if inputs.ndim != 4:
             raise ValueError(f"inputs: got shape {tuple(inputs.shape)}, expected (B, C, H, W)")
-        count, channels, height, width = inputs.shape
+        count, _, height, width = inputs.shape
         # Drawn on the CPU, so that every device sees the same shifts.
         shifts = torch.randint(-self.pixels, self.pixels + 1, (count, 2), generator=generator).to(
             inputs.device
@@ -35,9 +35,54 @@ class Jitter:
         padded = torch.nn.functional.pad(inputs, [self.pixels] * 4)
         rows = torch.arange(height, device=inputs.device) + self.pixels - shifts[:, :1]
         columns = torch.arange(width, device=inputs.device) + self.pixels - shifts[:, 1:]
-        flat = rows[:, :, None] * (width + 2 * self.pixels) + columns[:, None, :]
-        flat = flat.reshape(count, 1, -1).expand(-1, channels, -1)
-        return padded.flatten(2).gather(2, flat).reshape(inputs.shape)
+        return _cut(padded, rows, columns)
+
+
+class CropFlip:
+    """Pad each image by `pixels`, cut a random window of its old size, and mirror every other one: (B, C, H, W).
+
+    Zagoruyko & Komodakis (2017), section 4.1, and most of what is trained on CIFAR. The window's place is uniform over
+    the (2·`pixels` + 1)² there are, and each image is mirrored, left to right, with probability ½ (never without
+    `flip`), all drawn for each image. `padding="reflect"` mirrors the image at its border without repeating the
+    border itself, as the authors' code does. `padding="zero"` fills with 0 in the units of the inputs, which for
+    standardised ones is the data set's mean colour, not black; reflection is the same in any units.
+    One gather on the device for the whole batch.
+
+    Raises `ValueError` for another padding, inputs that are not (B, C, H, W), or images too small to be reflected.
+    """
+
+    def __init__(self, *, pixels: int = 4, padding: str = "reflect", flip: bool = True) -> None:
+        self.pixels = checks.whole("pixels", pixels)
+        self.padding = checks.choice("padding", padding, ("reflect", "zero"))
+        self.flip = flip
+
+    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        if inputs.ndim != 4:
+            raise ValueError(f"inputs: got shape {tuple(inputs.shape)}, expected (B, C, H, W)")
+        count, _, height, width = inputs.shape
+        if self.padding == "reflect" and self.pixels >= min(height, width):
+            raise ValueError(
+                f"inputs: got images of {height} by {width}, expected more than {self.pixels} pixels a side: "
+                "as many are reflected at the border"
+            )
+        # Drawn on the CPU, so that every device sees the same windows.
+        corners = torch.randint(2 * self.pixels + 1, (count, 2), generator=generator).to(inputs.device)
+        mode = "reflect" if self.padding == "reflect" else "constant"
+        padded = torch.nn.functional.pad(inputs, [self.pixels] * 4, mode=mode)
+        rows = torch.arange(height, device=inputs.device) + corners[:, :1]
+        columns = torch.arange(width, device=inputs.device) + corners[:, 1:]
+        if self.flip:
+            mirrored = torch.randint(2, (count, 1), generator=generator).to(inputs.device) == 1
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        return _cut(padded, rows, columns)
+
+
+def _cut(padded: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """From each image take its `rows` (B, H) and `columns` (B, W): (B, C, ., .) → (B, C, H, W)."""
+    count, channels, _, stride = padded.shape
+    places = rows[:, :, None] * stride + columns[:, None, :]
+    flat = places.reshape(count, 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, flat).reshape(count, channels, rows.shape[1], columns.shape[1])
 
 
 class Batches:

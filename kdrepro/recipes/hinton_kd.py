@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from kdrepro import metrics
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, Jitter
+from kdrepro.data.examples import DataSet, Examples
 from kdrepro.engine import CachedTeacher, cache_teacher, predict
 from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
 from kdrepro.methods.supervised import Supervised
@@ -82,7 +83,7 @@ def config(base: str, protocol: str) -> dict[str, Any]:
     return settings
 
 
-def load(protocol: str) -> mnist.Digits:
+def load(protocol: str) -> DataSet:
     """Return the digits of a protocol: all of MNIST, the 5,000 embedded ones, or a few hundred of these."""
     if protocol in ("paper", "reduced"):
         return mnist.load("mnist")
@@ -90,7 +91,7 @@ def load(protocol: str) -> mnist.Digits:
     if protocol == "quick":
         return digits
     few = torch.arange(400)
-    return mnist.Digits(digits.name, digits.digest, digits.train.take(few), digits.test.take(few[:200]))
+    return DataSet(digits.name, digits.digest, digits.train.take(few), digits.test.take(few[:200]))
 
 
 def build(settings: dict[str, Any]) -> nn.Module:
@@ -157,7 +158,7 @@ def few_digits(run: Run) -> Result:
 
 def _train(
     run: Run,
-    examples: mnist.Examples,
+    examples: Examples,
     *,
     teacher: FrozenTeacher | None = None,
     augment: Jitter | None = None,
@@ -205,7 +206,7 @@ def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], O
 def _measure(
     run: Run,
     model: nn.Module | FrozenTeacher,
-    examples: mnist.Examples,
+    examples: Examples,
     *,
     teacher: FrozenTeacher | None = None,
 ) -> dict[str, float]:

