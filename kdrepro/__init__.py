@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdrepro.caching import cache_teacher as cache_teacher
     from kdrepro.data.batches import Batches as Batches
     from kdrepro.distiller import Distilled as Distilled
     from kdrepro.distiller import Distiller as Distiller
     from kdrepro.doctor import check as check
-    from kdrepro.engine import cache_teacher as cache_teacher
     from kdrepro.engine import fit as fit
     from kdrepro.engine import predict as predict
     from kdrepro.losses.features import hint_loss as hint_loss
@@ -37,7 +37,7 @@ _HOME = {
     "HintonKD": "methods.hinton_kd",
     "Outputs": "types",
     "Supervised": "methods.supervised",
-    "cache_teacher": "engine",
+    "cache_teacher": "caching",
     "check": "doctor",
     "fit": "engine",
     "forward_kl": "losses.logits",

@@ -16,11 +16,12 @@ def _number(name: str, value: object, expected: str) -> float:
     return float(value)
 
 
-def positive(name: str, value: object) -> float:
-    """Return `value` as a float, or raise if it is not a finite number above 0."""
-    number = _number(name, value, "a finite number above 0")
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
+def positive(name: str, value: object, *, or_zero: bool = False) -> float:
+    """Return `value` as a float, or raise if it is not a finite number above 0 (`or_zero`: at least 0)."""
+    expected = "a finite number of at least 0" if or_zero else "a finite number above 0"
+    number = _number(name, value, expected)
+    if not (math.isfinite(number) and (number > 0 or (or_zero and number == 0))):
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
     return number
 
 

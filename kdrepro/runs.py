@@ -21,11 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrepro import checks, devices
+from kdrepro import checks, devices, metrics
 from kdrepro.checkpoints import load_weights, save_weights
-from kdrepro.engine import History, fit
+from kdrepro.engine import fit, predict
 from kdrepro.ledger import Ledger, user_folder
+from kdrepro.members import History
 from kdrepro.row import PROTOCOLS, SPLITS, Row, run_id
+from kdrepro.teacher import FrozenTeacher
 
 Key = tuple[str, int]
 
@@ -34,7 +36,8 @@ Key = tuple[str, int]
 class Arm:
     """One thing that a recipe trains: how, from which other runs' nets, and with how many seeds it is recorded.
 
-    `overrides` are settings of this arm laid over the recipe's for its `base` (default: its own name).
+    `overrides` are settings of this arm laid over the recipe's for its `base` (default: its own name). `load` gives the
+    data set where that is not the recipe's, and `protocols` says at which the arm can be trained.
     """
 
     summary: str
@@ -43,6 +46,8 @@ class Arm:
     needs: Callable[[int], Sequence[Key]] = lambda seed: ()
     base: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
+    load: Callable[[str], Any] | None = None
+    protocols: Sequence[str] = PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,8 @@ class Run:
 
     @property
     def data(self) -> Any:
-        """The recipe's data set at this protocol and split."""
-        return self.runner.data
+        """The arm's data set at this protocol and split."""
+        return self.runner.data(self.arm)
 
     def build(self) -> nn.Module:
         """Return the arm's net with the initial weights of this seed."""
@@ -114,16 +119,41 @@ class Run:
         """Return the trained nets that this arm needs, in order."""
         return [self.runner.trained(name, seed) for name, seed in self.arm.needs(self.seed)]
 
-    def fit(self, student: nn.Module, objective: nn.Module, batches: Any, **options: Any) -> History:
-        """Call `kdrepro.fit` with this run's checkpoint, device, precision and label."""
+    def measure(
+        self,
+        model: nn.Module | FrozenTeacher,
+        train: Any,
+        *,
+        teacher: nn.Module | FrozenTeacher | None = None,
+    ) -> dict[str, float]:
+        """Measure a classifier on the test set, its accuracy on the `train` examples, its agreement with `teacher`."""
+        device, test = self.runner.device, self.data.test
+        logits = predict(model, test.inputs, device=device)
+        found = metrics.classification("test", logits, test.targets)
+        found["train_accuracy"] = metrics.accuracy(predict(model, train.inputs, device=device), train.targets)
+        if teacher is not None:
+            found["teacher_agreement"] = metrics.agreement(
+                logits, predict(teacher, test.inputs, device=device)
+            )
+        return found
+
+    def fit(
+        self, student: nn.Module, objective: nn.Module, batches: Any, *, part: str = "", **options: Any
+    ) -> History:
+        """Call `kdrepro.fit` with this run's checkpoint, device, precision and label.
+
+        `part` names one of several trainings that make up the run; each has a checkpoint of its own.
+        """
         return fit(
             student,
             objective,
             batches,
-            checkpoint=self.runner.work / "checkpoints" / f"{self.id}.pt",
+            checkpoint=self.runner.checkpoint(self.id, part),
             device=self.runner.device,
             precision=self.runner.precision,
-            progress=f"{self.name} seed {self.seed}" if self.runner.progress else None,
+            progress=" ".join([self.name, f"seed {self.seed}", *([part] if part else [])])
+            if self.runner.progress
+            else None,
             **options,
         )
 
@@ -155,12 +185,19 @@ class Runner:
         self.precision = devices.precision_for(precision, self.where)
         self.work = work or user_folder()
         self.commit, self.dirty = source_state()
+        self._data: dict[Any, Any] = {}
 
-    @cached_property
-    def data(self) -> Any:
-        """The data set, loaded once for all runs."""
-        data = self.recipe.load(self.protocol)
-        return data.held_out(self.recipe.held_out) if self.split == "select" else data
+    def data(self, arm: Arm) -> Any:
+        """Return the data set of an arm, loaded once for all runs."""
+        load = arm.load or self.recipe.load
+        if load not in self._data:
+            data = load(self.protocol)
+            self._data[load] = data.held_out(self.recipe.held_out) if self.split == "select" else data
+        return self._data[load]
+
+    def checkpoint(self, run: str, part: str = "") -> Path:
+        """Return the file that holds the training state of a run, or of one part of it."""
+        return self.work / "checkpoints" / (f"{run}+{part}.pt" if part else f"{run}.pt")
 
     def run_id(self, name: str, seed: int) -> str:
         """Return the run id of an arm and a seed."""
@@ -173,7 +210,8 @@ class Runner:
     def plan(self, names: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Key]:
         """List the runs to do, in order: those without a row, after those whose weights they lack.
 
-        `names` defaults to all arms, `seeds` to each arm's own number of them. Raises `ValueError` for a wrong arm.
+        `names` defaults to all arms of this protocol, `seeds` to each arm's own number of them. Raises `ValueError`
+        for a wrong arm, or one that this protocol does not have.
         """
         order: list[Key] = []
 
@@ -186,7 +224,14 @@ class Runner:
             order.append((name, seed))
 
         # A name that is wrong must not come to light after hours of training the others.
-        wanted = list(names) if names is not None else list(self.recipe.arms)
+        arms = [name for name, arm in self.recipe.arms.items() if self.protocol in arm.protocols]
+        wanted = list(names) if names is not None else arms
+        for name in wanted:
+            if self.protocol not in self.recipe.arm(name).protocols:
+                raise ValueError(
+                    f"protocol: got {self.protocol!r}, but arm {name!r} is trained at "
+                    f"{' and '.join(self.recipe.arm(name).protocols)} only"
+                )
         own_seeds = list(seeds) if seeds is not None else None
         for name in wanted:
             for seed in own_seeds if own_seeds is not None else range(self.recipe.arm(name).seeds):
@@ -234,7 +279,7 @@ class Runner:
             versions=versions(),
             commit=self.commit,
             dirty=self.dirty,
-            data={"name": self.data.name, "digest": self.data.digest},
+            data={"name": run.data.name, "digest": run.data.digest},
             started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
             curves={
                 key: [float(f"{value:.6g}") for value in curve]
@@ -244,7 +289,8 @@ class Runner:
         # A net trained again for its weights keeps the row that it has.
         if self.ledger.get(row.run) is None:
             self.ledger.write(row)
-        (self.work / "checkpoints" / f"{run.id}.pt").unlink(missing_ok=True)
+        for file in [self.checkpoint(run.id), *self.work.glob(f"checkpoints/{run.id}+*.pt")]:
+            file.unlink(missing_ok=True)
         return row
 
 

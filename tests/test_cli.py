@@ -109,7 +109,7 @@ def mistaken(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["run", "hinton"], "recipe: got 'hinton', expected one of hinton_kd; did you mean 'hinton_kd'?"),
+        (["run", "hinton"], "hinton_kd; did you mean 'hinton_kd'?"),
         (
             ["run", "hinton_kd", "--arms", "teacher,student"],
             "arm: got 'student', expected one of teacher, student_",

@@ -16,8 +16,8 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from kdrepro import Batches, HintonKD, Supervised, cache_teacher, fit, predict
+from kdrepro.caching import CachedTeacher
 from kdrepro.data.batches import Jitter
-from kdrepro.engine import CachedTeacher
 from kdrepro.models.mlp import max_norm_
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs

@@ -152,8 +152,11 @@ def test_held_out_examples_take_the_place_of_the_test_set(tmp_path):
     )
     (row,) = its.run([("first", 0)])
     assert (row.run, row.split) == ("made_up.quick.first.s0.select", "select")
-    assert (len(its.data.train), len(its.data.test)) == (20, 10)
-    assert torch.equal(its.data.test.inputs, load("quick").train.inputs[20:])
+    assert (len(its.data(its.recipe.arm("first")).train), len(its.data(its.recipe.arm("first")).test)) == (
+        20,
+        10,
+    )
+    assert torch.equal(its.data(its.recipe.arm("first")).test.inputs, load("quick").train.inputs[20:])
 
 
 def test_candidates_are_arms_with_the_settings_laid_over():

@@ -22,10 +22,11 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kdrepro import metrics
+from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, Jitter
 from kdrepro.data.examples import DataSet, Examples
-from kdrepro.engine import CachedTeacher, cache_teacher, predict
+from kdrepro.engine import predict
 from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.mlp import MLP, max_norm_
@@ -135,7 +136,7 @@ def ensemble(run: Run) -> Result:
     members = FrozenTeacher(run.teachers())
     parameters = sum(parameter.numel() for member in members.modules for parameter in member.parameters())
     run.config["train_size"] = len(run.data.train)
-    return Result(_measure(run, members, run.data.train), parameters=parameters)
+    return Result(run.measure(members, run.data.train), parameters=parameters)
 
 
 def few_digits(run: Run) -> Result:
@@ -193,7 +194,7 @@ def _train(
         schedule=lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / steps),
         **options,
     )
-    return Result(_measure(run, student, examples, teacher=teacher), student, history)
+    return Result(run.measure(student, examples, teacher=teacher), student, history)
 
 
 def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
@@ -201,24 +202,6 @@ def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], O
     if settings["optimizer"] == "Adam":
         return lambda parameters: Adam(parameters, lr=rate, fused=True)
     return lambda parameters: SGD(parameters, lr=rate, momentum=0.9, fused=True)
-
-
-def _measure(
-    run: Run,
-    model: nn.Module | FrozenTeacher,
-    examples: Examples,
-    *,
-    teacher: FrozenTeacher | None = None,
-) -> dict[str, float]:
-    device, test = run.runner.device, run.data.test
-    logits = predict(model, test.inputs, device=device)
-    found = metrics.classification("test", logits, test.targets)
-    found["train_accuracy"] = metrics.accuracy(
-        predict(model, examples.inputs, device=device), examples.targets
-    )
-    if teacher is not None:
-        found["teacher_agreement"] = metrics.agreement(logits, predict(teacher, test.inputs, device=device))
-    return found
 
 
 def _without(run: Run, kept: Tensor, *, classes: Sequence[int]) -> Result:

@@ -103,7 +103,7 @@ def test_the_rows_say_how_they_were_trained(rows):
 
 
 def test_the_transfer_sets_hold_what_the_arms_say(rows, done):
-    targets = done.data.train.targets
+    targets = done.data(RECIPE.arm("teacher")).train.targets
     assert rows["student_alone"].config["train_size"] == len(targets) == 400
     assert rows["no_threes"].config["train_size"] == int((targets != 3).sum())
     assert rows["sevens_eights"].config["train_size"] == int((targets == 7).sum() + (targets == 8).sum())
@@ -139,7 +139,7 @@ def test_what_is_done_is_not_planned_again(done):
 
 
 def test_the_recorded_numbers_are_those_of_the_weights(done, rows):
-    test = done.data.test
+    test = done.data(RECIPE.arm("teacher")).test
     for name in ("teacher", "soft_targets_T20", "units30_T3"):
         logits = predict(done.trained(name, 0), test.inputs, device="cpu")
         assert metrics.classification("test", logits, test.targets).items() <= rows[name].metrics.items()
@@ -150,7 +150,10 @@ def test_the_recorded_numbers_are_those_of_the_weights(done, rows):
 
 
 def test_the_ensemble_is_the_mean_of_its_members_probabilities(done, rows):
-    inputs, targets = done.data.test.inputs, done.data.test.targets
+    inputs, targets = (
+        done.data(RECIPE.arm("teacher")).test.inputs,
+        done.data(RECIPE.arm("teacher")).test.targets,
+    )
     members = [done.trained("student_alone", seed) for seed in range(10)]
     mean = torch.stack([predict(member, inputs, device="cpu").softmax(-1) for member in members]).mean(0)
     torch.testing.assert_close(predict(FrozenTeacher(members), inputs, device="cpu").softmax(-1), mean)

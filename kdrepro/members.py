@@ -1,0 +1,345 @@
+"""One student in training: its step, its optimiser, its random state, and what a resumed run needs of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from kdrepro import checks, devices
+from kdrepro.checkpoints import load_state, save_state
+from kdrepro.data.batches import Batches
+from kdrepro.teacher import run_module
+from kdrepro.types import Batch, Outputs
+
+Ask = Callable[[Batch], Outputs]
+
+
+@dataclass
+class History:
+    """What `fit` leaves: one value per epoch for `loss`, each `loss/<term>`, `learning_rate`, and `validation`.
+
+    `best_epoch` (from 0) is that of the weights kept when `validate` was given; `seconds` counts resumed parts too.
+    """
+
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    epochs: int = 0
+    seconds: float = 0.0
+    best_epoch: int | None = None
+
+
+@dataclass(kw_only=True)
+class Member:
+    """A student and how it is trained: what `fit` takes that is the student's own. `label` is for the progress line."""
+
+    student: nn.Module
+    objective: nn.Module
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    schedule: Callable[[Optimizer], LRScheduler] | None = None
+    gradient_clip: float | None = None
+    after_step: Callable[[nn.Module], None] | None = None
+    validate: Callable[[nn.Module], float] | None = None
+    patience: int | None = None
+    checkpoint: Path | str | None = None
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if self.gradient_clip is not None:
+            checks.positive("gradient_clip", self.gradient_clip)
+        if self.patience is not None:
+            checks.whole("patience", self.patience, least=1)
+            if self.validate is None:
+                raise ValueError(
+                    f"patience: got {self.patience} without validate, expected both: it watches that number"
+                )
+
+
+class Step(nn.Module):
+    """Student and objective as the one module that is trained, which is what distributed training wraps."""
+
+    def __init__(
+        self, student: nn.Module, objective: nn.Module, precision: str, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.student, self.objective = student, objective
+        self.precision, self.device = precision, device
+
+    def forward(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
+        with devices.autocast(self.precision, self.device):
+            outputs = run_module(self.student, batch.inputs, side="student")
+        terms: dict[str, Tensor] = self.objective(outputs, teacher, batch)
+        if not terms:
+            raise ValueError(
+                f"objective: {type(self.objective).__name__} returned no terms, expected at least one"
+            )
+        return terms
+
+
+class Trainee:
+    """A `Member` on its device: what the loop of `fit` asks for one step, and for the start and end of an epoch."""
+
+    def __init__(
+        self, member: Member, data: Batches, *, epochs: int, run: Accelerator, precision: str
+    ) -> None:
+        self.member, self.data, self.epochs, self.run = member, data, epochs, run
+        if devices.has_images(member.student):
+            member.student.to(memory_format=torch.channels_last)
+        self.step = Step(member.student, member.objective, precision, run.device).to(run.device)
+
+    def start(self, ask: Ask | None) -> None:
+        """Try the first examples, so that what cannot work fails before training; then take up a checkpoint."""
+        _try_one(self.step, ask, self.data)
+        self.trained = [parameter for parameter in self.step.parameters() if parameter.requires_grad]
+        if not self.trained:
+            raise ValueError(
+                "student: got no parameter that requires a gradient, expected at least one to train"
+            )
+        self.optimizer = self.member.optimizer(self.trained)
+        self.scheduler = self.member.schedule(self.optimizer) if self.member.schedule else None
+        # Not the optimiser: Accelerate's wrapper looks for packages on the disk at every step, and adds nothing here.
+        self.wrapped = self.run.prepare(self.step)
+        self.state = _State(
+            self.step,
+            self.optimizer,
+            self.scheduler,
+            Path(self.member.checkpoint) if self.member.checkpoint else None,
+            _signature(self.step, self.data, self.epochs, self.optimizer),
+        )
+        self.history = self.state.load()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or patience is at its end."""
+        return self.history.epochs >= self.epochs or self._out_of_patience()
+
+    def start_epoch(self) -> None:
+        """Wake the student and tell the objective the epoch."""
+        # Dropout is a function of seed, epoch and process, so a resumed run needs no saved random state.
+        torch.manual_seed((self.data.seed << 20) + (self.history.epochs << 4) + self.run.process_index + 1)
+        self.random = _random_state(self.run.device)
+        self.wrapped.train()
+        start = getattr(self.member.objective, "start_epoch", None)
+        if start is not None:
+            start(self.history.epochs)
+        self.sums: dict[str, Tensor] = {}
+        self.recent: list[dict[str, Tensor]] = []
+        self.seconds = 0.0
+
+    def learn(self, batch: Batch, taught: Outputs | None, *, share: float, alone: bool) -> None:
+        """Take one step; `share` is the weight of this process, `alone` says that no other trainee draws numbers."""
+        started = time.perf_counter()
+        if not alone:
+            _set_random_state(self.random, self.run.device)
+        terms = self.wrapped(batch, taught)
+        loss = torch.stack(list(terms.values())).sum()
+        self.run.backward(loss * share if share != 1.0 else loss)
+        if self.member.gradient_clip is not None:
+            self.run.clip_grad_norm_(self.trained, self.member.gradient_clip)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.member.after_step is not None:
+            self.member.after_step(self.member.student)
+        self.recent.append({name: value.detach() for name, value in terms.items()})
+        if not alone:
+            self.random = _random_state(self.run.device)
+        self.seconds += time.perf_counter() - started
+
+    def look(self, number: int, ask: Ask | None) -> None:
+        """Look at the losses of the last steps, up to batch `number`; raise where one is not finite."""
+        _look(self.recent, self.history.epochs, number, self.step, ask, self.data)
+        for each in self.recent:
+            for name, value in each.items():
+                self.sums[name] = self.sums.get(name, torch.zeros((), device=self.run.device)) + value
+        self.recent = []
+
+    def end_epoch(self, shared_seconds: float, *, checkpoint_seconds: float) -> None:
+        """Note the epoch's curves and its time, with the share of what the cohort did for all; validate and save."""
+        started = time.perf_counter()
+        values = {f"loss/{name}": (total / len(self.data)).item() for name, total in self.sums.items()}
+        values = {
+            "loss": sum(values.values()),
+            **values,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        if self.member.validate is not None:
+            values["validation"] = _validate(self.member.validate, self.member.student)
+        history = self.history
+        for name, latest in values.items():
+            history.curves.setdefault(name, []).append(latest)
+        history.epochs += 1
+        history.seconds += self.seconds + shared_seconds + time.perf_counter() - started
+        if self.member.validate is not None and _is_new_best(history.curves["validation"]):
+            history.best_epoch = history.epochs - 1
+            self.state.keep_best()
+        if self.run.is_main_process:
+            self.state.save(history, at_once=self.finished, every=checkpoint_seconds)
+
+    def end(self) -> History:
+        """Put back the weights of the best epoch, where there is one."""
+        if self.member.validate is not None:
+            self.state.restore_best()
+        return self.history
+
+    def _out_of_patience(self) -> bool:
+        if self.member.patience is None or self.history.best_epoch is None:
+            return False
+        return self.history.epochs - 1 - self.history.best_epoch >= self.member.patience
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *own]
+
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@torch.no_grad()
+def _try_one(step: Step, ask: Ask | None, data: Batches) -> None:
+    """Run the first examples through student, teacher and objective, so that what cannot work fails before training."""
+    several = slice(0, min(2, len(data.inputs)))
+    index = torch.arange(len(data.inputs), device=data.inputs.device)[several]
+    counted = Batch(data.inputs, data.targets, data.mask).counted_targets
+    batch = Batch(data.inputs[several], counted[several], None, index)
+    mode = step.training
+    step.eval()
+    outputs = run_module(step.student, batch.inputs, side="student")
+    checks.class_targets(counted, classes=outputs.logits.shape[-1])
+    taught = ask(batch) if ask else None
+    for side, logits in (("student", outputs.logits), ("teacher", taught.logits if taught else None)):
+        # A class that is -inf throughout is one that is left out, which the losses allow.
+        if logits is not None and not bool(
+            (logits.isfinite() | logits.isneginf().flatten(0, -2).all(dim=0)).all()
+        ):
+            raise ValueError(
+                f"{side}: its logits on the first examples are not finite, expected finite numbers"
+            )
+    step(batch, taught)
+    step.train(mode)
+
+
+def _look(
+    recent: list[dict[str, Tensor]],
+    epoch: int,
+    number: int,
+    step: Step,
+    ask: Ask | None,
+    data: Batches,
+) -> None:
+    """Raise at the first step of `recent` whose loss is not finite, saying which side broke."""
+    finite = torch.stack([torch.stack(list(terms.values())).sum() for terms in recent]).isfinite()
+    if bool(finite.all()):
+        return
+    position = int((~finite).nonzero()[0])
+    bad = number - len(recent) + 1 + position
+    batch = next(batch for place, batch in enumerate(data.epoch(epoch)) if place == bad)
+    side = "the student's weights are no longer finite"
+    if ask is not None and not bool(ask(batch).logits.isfinite().all()):
+        side = "the teacher's logits are not finite on this batch"
+    elif all(bool(parameter.isfinite().all()) for parameter in step.parameters()):
+        side = "the student's logits overflowed"
+    terms = ", ".join(f"{name} {value.item():.4g}" for name, value in recent[position].items())
+    raise FloatingPointError(
+        f"step {epoch * len(data) + bad} (epoch {epoch}, batch {bad}): the loss is not finite ({terms}); {side}. "
+        "Try a lower learning rate, gradient_clip, or precision='fp32'"
+    )
+
+
+@torch.no_grad()
+def _validate(validate: Callable[[nn.Module], float], student: nn.Module) -> float:
+    student.eval()
+    value = float(validate(student))
+    student.train()
+    return value
+
+
+def _is_new_best(curve: list[float]) -> bool:
+    # NaN is no better than anything, and anything is better than NaN.
+    return curve[-1] == curve[-1] and not any(earlier <= curve[-1] for earlier in curve[:-1])
+
+
+def _signature(step: Step, data: Batches, epochs: int, optimizer: Optimizer) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "batch_size": data.batch_size,
+        "seed": data.seed,
+        "examples": len(data.inputs),
+        "precision": step.precision,
+        "objective": repr(step.objective),
+        # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.
+        "optimizer": " ".join(repr(optimizer).split()),
+        "parameters": sum(parameter.numel() for parameter in step.parameters()),
+    }
+
+
+class _State:
+    """What a resumed run needs, and the weights of the best epoch."""
+
+    def __init__(
+        self,
+        step: Step,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        file: Path | None,
+        signature: dict[str, Any],
+    ) -> None:
+        self.step, self.optimizer, self.scheduler = step, optimizer, scheduler
+        self.file, self.signature = file, signature
+        self.best: dict[str, Tensor] | None = None
+        self.saved = time.monotonic()
+
+    def keep_best(self) -> None:
+        self.best = {name: value.detach().clone() for name, value in self.step.state_dict().items()}
+
+    def restore_best(self) -> None:
+        if self.best is not None:
+            self.step.load_state_dict(self.best)
+
+    def save(self, history: History, *, at_once: bool, every: float) -> None:
+        if self.file is None or (not at_once and time.monotonic() - self.saved < every):
+            return
+        state = {
+            "signature": self.signature,
+            "history": vars(history),
+            "step": self.step.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "best": self.best,
+        }
+        save_state(state, self.file)
+        self.saved = time.monotonic()
+
+    def load(self) -> History:
+        if self.file is None or not self.file.exists():
+            return History()
+        state = load_state(self.file)
+        found = state.get("signature", {})
+        other = [
+            f"{name} {found.get(name)!r}, here {value!r}"
+            for name, value in self.signature.items()
+            if found.get(name) != value
+        ]
+        if other:
+            raise ValueError(
+                f"checkpoint: {self.file} was written by another run ({'; '.join(other)}); "
+                "delete it or name another file"
+            )
+        self.step.load_state_dict(state["step"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.best = state["best"]
+        return History(**state["history"])

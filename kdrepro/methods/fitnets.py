@@ -1,0 +1,173 @@
+"""Hints: Romero et al. (2015), FitNets: Hints for Thin Deep Nets, section 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from kdrepro import checks
+from kdrepro.losses.features import at_least_float32, hint_loss
+from kdrepro.losses.logits import forward_kl, hard_target_loss, soft_target_loss
+from kdrepro.losses.reduce import masked_mean, mean
+from kdrepro.types import Batch, Outputs
+
+
+def regressor(
+    student_shape: Sequence[int],
+    teacher_shape: Sequence[int],
+    *,
+    activation: nn.Module | None = None,
+    pieces: int = 1,
+) -> nn.Sequential:
+    """Return the convolution that brings a student's map to the shape of the teacher's.
+
+    Section 2.2: no padding, a kernel of side N_student − N_teacher + 1, as many channels as the hint, and the hint
+    layer's own non-linearity. `pieces` is how many channels `activation` makes one of (2 for maxout of two pieces).
+    Shapes without the batch: (C, H, W). Raises `ValueError` for a student's map smaller than the teacher's.
+
+    >>> regressor((16, 8, 8), (48, 7, 7))
+    Sequential(
+      (0): Conv2d(16, 48, kernel_size=(2, 2), stride=(1, 1))
+    )
+    """
+    (into, *student_sides), (out, *teacher_sides) = student_shape, teacher_shape
+    if len(student_sides) != 2 or len(teacher_sides) != 2:
+        raise ValueError(
+            f"student_shape, teacher_shape: got {tuple(student_shape)} and {tuple(teacher_shape)}, "
+            "expected (C, H, W) each"
+        )
+    kernel = (student_sides[0] - teacher_sides[0] + 1, student_sides[1] - teacher_sides[1] + 1)
+    if min(kernel) < 1:
+        raise ValueError(
+            f"student_shape: got a map of {tuple(student_sides)}, expected none smaller than the teacher's "
+            f"{tuple(teacher_sides)}: the regressor does not pad"
+        )
+    layers: list[nn.Module] = [nn.Conv2d(into, out * checks.whole("pieces", pieces, least=1), kernel)]
+    return nn.Sequential(*layers, *([activation] if activation is not None else []))
+
+
+class HintStage(nn.Module):
+    """Stage 1: bring the guided layer, seen through a regressor, to the teacher's hint (section 2.2, Eq. 3).
+
+    ½ ‖ hint − regressor(guided) ‖², averaged over the batch. `student_tap` and `teacher_tap` name the features. The
+    regressor's parameters train with the student's. The loss looks at nothing above the guided layer, so no other
+    layer gets a gradient. Returns `{"hint": ()}`. Raises `ValueError` for a feature that is not there.
+    """
+
+    def __init__(self, regressor: nn.Module, *, student_tap: str, teacher_tap: str) -> None:
+        super().__init__()
+        self.regressor = regressor
+        self.student_tap, self.teacher_tap = student_tap, teacher_tap
+
+    def extra_repr(self) -> str:
+        return f"student_tap={self.student_tap!r}, teacher_tap={self.teacher_tap!r}"
+
+    def guided(self, student: Outputs) -> Tensor:
+        """Return the student's feature as the teacher would have it."""
+        seen: Tensor = self.regressor(at_least_float32(_feature("student", student, self.student_tap)))
+        return seen
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        hint = _feature("teacher", teacher, self.teacher_tap)
+        return {"hint": mean(hint_loss(self.guided(student), hint))}
+
+
+class FitNetKD(nn.Module):
+    """Stage 2: labels and the teacher's softened classes, whose weight decays (sections 2.1 and 2.3, Eq. 2).
+
+    H(y, P_S) + soft_weight · H(P_T^τ, P_S^τ)
+
+    `temperature` is τ, `soft_weight` is λ: it falls linearly from `soft_weight` to `final_soft_weight` within
+    `decay_epochs`. The paper has no factor T². The authors' code softens the teacher's classes only, which
+    `soften_student=False` repeats. Returns `{"hard": (), "soft": ()}`; `soft` is less than the
+    cross-entropy by the teacher's entropy, which has no gradient, so that it is 0 where student and teacher agree.
+    Raises `ValueError` for a temperature not above 0, a weight below 0, or no teacher.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        soft_weight: float,
+        final_soft_weight: float,
+        decay_epochs: int,
+        soften_student: bool = True,
+    ) -> None:
+        super().__init__()
+        self.temperature = checks.positive("temperature", temperature)
+        self.soft_weight = checks.positive("soft_weight", soft_weight)
+        self.final_soft_weight = checks.positive("final_soft_weight", final_soft_weight, or_zero=True)
+        self.decay_epochs = checks.whole("decay_epochs", decay_epochs, least=1)
+        self.soften_student = soften_student
+        self.start_epoch(0)
+
+    def extra_repr(self) -> str:
+        return (
+            f"temperature={self.temperature}, soft_weight={self.soft_weight}, "
+            f"final_soft_weight={self.final_soft_weight}, decay_epochs={self.decay_epochs}, "
+            f"soften_student={self.soften_student}"
+        )
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the weight of an epoch, counted from 0. `kdrepro.fit` calls this; another loop must."""
+        done = min(1.0, epoch / self.decay_epochs)
+        self.weight_now = self.soft_weight + done * (self.final_soft_weight - self.soft_weight)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        if teacher is None:
+            raise ValueError("teacher: got None, expected the teacher's outputs")
+        hard = hard_target_loss(student.logits, batch.counted_targets)
+        if self.soften_student:
+            soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
+            soft = soft / self.temperature**2
+        else:
+            soft = forward_kl(student.logits, teacher.logits / self.temperature)
+        return {
+            "hard": masked_mean(hard, batch.mask),
+            "soft": self.weight_now * masked_mean(soft, batch.mask),
+        }
+
+
+class JointFitNet(nn.Module):
+    """What most libraries call FitNets: hints beside `objective`, in one stage from random weights.
+
+    objective + hint_weight · mean over batch and elements of (hint − regressor(guided))²
+
+    Not the paper's method, which trains in two stages and says that hints together with labels did not learn (section
+    3.1). `objective` is `Supervised()` or a `FitNetKD`. Returns its terms and `"hint"`.
+    """
+
+    def __init__(self, hints: HintStage, objective: nn.Module, *, hint_weight: float) -> None:
+        super().__init__()
+        self.hints, self.objective = hints, objective
+        self.hint_weight = checks.positive("hint_weight", hint_weight)
+
+    def extra_repr(self) -> str:
+        return f"hint_weight={self.hint_weight}"
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of the objective beside the hints; 1 if it has none."""
+        return float(getattr(self.objective, "temperature", 1.0))
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the objective beside the hints, if its weights depend on the epoch."""
+        start = getattr(self.objective, "start_epoch", None)
+        if start is not None:
+            start(epoch)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.objective(student, teacher, batch)
+        hint = _feature("teacher", teacher, self.hints.teacher_tap)
+        # hint_loss is half the sum over the elements of one example.
+        squared = mean(hint_loss(self.hints.guided(student), hint)) * (2 / hint[0].numel())
+        return {**terms, "hint": self.hint_weight * squared}
+
+
+def _feature(side: str, outputs: Outputs | None, tap: str) -> Tensor:
+    found = outputs.features if outputs is not None else {}
+    if tap not in found:
+        there = ", ".join(sorted(found)) or "none"
+        raise ValueError(f"{side}: got the features {there}, expected {tap!r}: name it with kdrepro.Taps")
+    return found[tap]
