@@ -37,7 +37,8 @@ class Arm:
     """One thing that a recipe trains: how, from which other runs' nets, and with how many seeds it is recorded.
 
     `overrides` are settings of this arm laid over the recipe's for its `base` (default: its own name). `load` gives the
-    data set where that is not the recipe's, and `protocols` says at which the arm can be trained.
+    data set where that is not the recipe's, and `protocols` says at which the arm can be trained. Arms of one seed
+    that name the same `cohort` are trained together, by the recipe's `train_cohort`, wherever a plan holds several.
     """
 
     summary: str
@@ -48,6 +49,7 @@ class Arm:
     overrides: dict[str, Any] = field(default_factory=dict)
     load: Callable[[str], Any] | None = None
     protocols: Sequence[str] = PROTOCOLS
+    cohort: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Recipe:
 
     `config(base, protocol)` gives the settings of an arm, `load(protocol)` the data set (with `name`, `digest`,
     `train`, `test` and `held_out(count)`), `build(config)` a net. `candidates` are the settings that were tried on
-    training data held out, by arm; `held_out` says how many examples.
+    training data held out, by arm; `held_out` says how many examples. `train_cohort` trains several runs of one seed
+    on the same batches and gives what `Arm.train` would give for each.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Recipe:
     build: Callable[[dict[str, Any]], nn.Module]
     candidates: dict[str, Sequence[dict[str, Any]]]
     held_out: int
+    train_cohort: Callable[[Sequence[Run]], Sequence[Result]] | None = None
 
     def arm(self, name: str) -> Arm:
         """Return an arm by name; a wrong one raises `ValueError` with the right ones."""
@@ -241,8 +245,30 @@ class Runner:
         return order
 
     def run(self, plan: Iterable[Key]) -> list[Row]:
-        """Do the runs of a plan in order and return their rows."""
-        return [self._one(name, seed) for name, seed in plan]
+        """Do the runs of a plan in order and return their rows; those of a cohort are done with its first."""
+        left, rows = list(plan), []
+        while left:
+            together = self._together(left)
+            # A cohort may learn from a net that the plan has after its first member.
+            missing = [
+                needed
+                for name, seed in together
+                for needed in self.recipe.arm(name).needs(seed)
+                if needed in left and not self.weights(*needed).exists()
+            ]
+            if missing:
+                together = missing[:1]
+            left = [key for key in left if key not in together]
+            rows += self._train(together)
+        return rows
+
+    def _together(self, left: Sequence[Key]) -> list[Key]:
+        """Return the first run of `left` and those that train in a cohort with it."""
+        first, seed = left[0]
+        cohort = self.recipe.arm(first).cohort
+        if not cohort or self.recipe.train_cohort is None:
+            return [left[0]]
+        return [key for key in left if key[1] == seed and self.recipe.arm(key[0]).cohort == cohort]
 
     def trained(self, name: str, seed: int) -> nn.Module:
         """Return the net of a run that is done, with its trained weights."""
@@ -251,24 +277,38 @@ class Runner:
         load_weights(model, self.weights(name, seed))
         return model
 
-    def _one(self, name: str, seed: int) -> Row:
-        arm = self.recipe.arm(name)
-        run = Run(self, name, arm, seed)
+    def _train(self, keys: Sequence[Key]) -> list[Row]:
+        """Train one run, or several as a cohort, and leave a row for each."""
+        runs = [Run(self, name, self.recipe.arm(name), seed) for name, seed in keys]
         started, clock = datetime.now(timezone.utc), time.perf_counter()
-        result = arm.train(run)
-        needed = [self.run_id(*key) for key in arm.needs(seed)]
+        if len(runs) > 1 and self.recipe.train_cohort is not None:
+            for run in runs:
+                run.config["cohort"] = [name for name, _ in keys]
+            results = self.recipe.train_cohort(runs)
+        else:
+            results = [run.arm.train(run) for run in runs]
+        # What is no training (loading, measuring) is shared alike. A resumed run has trained before this process began;
+        # what it took then is in its history.
+        trained = sum(result.history.seconds for result in results)
+        rest = max(0.0, time.perf_counter() - clock - trained) / len(runs)
+        return [
+            self._written(run, result, seconds=result.history.seconds + rest, started=started)
+            for run, result in zip(runs, results, strict=True)
+        ]
+
+    def _written(self, run: Run, result: Result, *, seconds: float, started: datetime) -> Row:
+        """Save a run's weights, write its row, and remove its checkpoints."""
+        needed = [self.run_id(*key) for key in run.arm.needs(run.seed)]
         if result.model is not None:
-            save_weights(result.model, self.weights(name, seed), metadata={"run": run.id})
+            save_weights(result.model, self.weights(run.name, run.seed), metadata={"run": run.id})
         parameters = result.parameters
         if parameters is None:
             parameters = sum(p.numel() for p in result.model.parameters()) if result.model is not None else 0
-        # A resumed run has trained before this process began; what it took then is in its history.
-        seconds = max(time.perf_counter() - clock, result.history.seconds)
         row = Row(
             recipe=self.recipe.name,
-            arm=name,
+            arm=run.name,
             protocol=self.protocol,
-            seed=seed,
+            seed=run.seed,
             split=self.split,
             metrics=result.metrics,
             config=run.config | {"epochs_run": result.history.epochs},
