@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kdrepro.doctor import check as check
     from kdrepro.engine import fit as fit
     from kdrepro.engine import predict as predict
+    from kdrepro.losses.attention import attention_map as attention_map
+    from kdrepro.losses.attention import attention_transfer_loss as attention_transfer_loss
     from kdrepro.losses.features import hint_loss as hint_loss
     from kdrepro.losses.logits import forward_kl as forward_kl
     from kdrepro.losses.logits import hard_target_loss as hard_target_loss
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from kdrepro.losses.logits import soft_target_loss as soft_target_loss
     from kdrepro.losses.reduce import masked_mean as masked_mean
     from kdrepro.losses.reduce import mean as mean
+    from kdrepro.methods.attention_transfer import AttentionTransfer as AttentionTransfer
     from kdrepro.methods.hinton_kd import HintonKD as HintonKD
     from kdrepro.methods.supervised import Supervised as Supervised
     from kdrepro.types import Batch as Batch
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AttentionTransfer": "methods.attention_transfer",
     "Batch": "types",
     "Batches": "data.batches",
     "Distilled": "distiller",
@@ -37,6 +41,8 @@ _HOME = {
     "HintonKD": "methods.hinton_kd",
     "Outputs": "types",
     "Supervised": "methods.supervised",
+    "attention_map": "losses.attention",
+    "attention_transfer_loss": "losses.attention",
     "cache_teacher": "caching",
     "check": "doctor",
     "fit": "engine",

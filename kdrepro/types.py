@@ -58,3 +58,12 @@ def as_outputs(value: Any, *, side: str = "model") -> Outputs:
         f"{side}: its forward returned {type(value).__name__}, expected a tensor of logits, "
         "kdrepro.Outputs, or an object with a tensor `.logits`"
     )
+
+
+def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:
+    """Return a feature by name, or raise `ValueError` naming the `side`, the features it has, and `Taps`."""
+    found = outputs.features if outputs is not None else {}
+    if name not in found:
+        there = ", ".join(sorted(found)) or "none"
+        raise ValueError(f"{side}: got the features {there}, expected {name!r}: name it with kdrepro.Taps")
+    return found[name]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdrepro.types import Batch, Outputs, as_outputs
+from kdrepro.types import Batch, Outputs, as_outputs, tapped
 
 LOGITS = torch.randn(2, 3)
 
@@ -47,3 +47,16 @@ def test_targets_at_positions_that_do_not_count_become_class_0():
 def test_targets_stay_as_they_are_without_a_mask_that_fits(mask):
     targets = torch.tensor([[5, 2, -100], [1, -100, -100]])
     assert Batch(torch.zeros(2, 3), targets, mask).counted_targets is targets
+
+
+def test_a_feature_comes_by_name_and_a_missing_one_says_what_is_there():
+    hidden = torch.ones(2, 4)
+    outputs = Outputs(LOGITS, {"hidden": hidden, "deeper": hidden})
+    assert tapped("student", outputs, "hidden") is hidden
+    with pytest.raises(
+        ValueError, match=r"^student: got the features deeper, hidden, expected 'stage': .*Taps"
+    ):
+        tapped("student", outputs, "stage")
+    for nothing in (Outputs(LOGITS), None):
+        with pytest.raises(ValueError, match=r"^teacher: got the features none, expected 'stage'"):
+            tapped("teacher", nothing, "stage")

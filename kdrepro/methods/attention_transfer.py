@@ -1,0 +1,253 @@
+"""Attention: Zagoruyko & Komodakis (2017), Paying More Attention to Attention, section 3.
+
+Features come from `kdrepro.Taps` or from nets that return `Outputs` with features. The gradient-based losses need the
+nets themselves, so they are functions for a training loop of one's own, not objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdrepro import checks
+from kdrepro.losses.attention import (
+    FORMS,
+    POOLS,
+    attention_transfer_loss,
+    checked_power,
+    gradient_attention_loss,
+    gradient_symmetry_loss,
+)
+from kdrepro.losses.features import hint_loss
+from kdrepro.losses.logits import hard_target_loss, soft_target_loss
+from kdrepro.losses.reduce import masked_mean
+from kdrepro.types import Batch, Outputs, as_outputs, tapped
+
+
+class AttentionTransfer(nn.Module):
+    """Learn the classes, and look where the teacher looks; with `soft_weight`, match its softened classes too.
+
+    attention_weight · Σ_j D(Q_S^j, Q_T^j) + soft_weight · T² KL(teacher_T ‖ student_T) + (1 − soft_weight) · CE
+
+    `pairs` names the features j: a list of names that both nets give, or a mapping from the student's names to the
+    teacher's. D is `attention_transfer_loss` in its `form`, `power` and `pool`, averaged over the batch; `temperature`
+    is T (4 in the authors' program). `attention_weight` is the whole factor in either form. With the paper's β it is
+
+    * form="code": β itself, 1000 in the authors' program, whose mean of squares is D;
+    * form="paper": β/2, because Eq. 2 carries ½. The paper gives β as about 0.1, namely 1000 over the number of
+      positions and of samples. Whether it then sums or averages over the batch is not said; this class averages, so
+      a sum over B samples is a weight of B · β/2.
+
+    Departs: the paper lowers β over time where soft targets are added and publishes no schedule; here it stays.
+
+    Returns `{"attention": (), "soft": (), "hard": ()}`, already weighted, without the terms of weight 0. Samples that
+    `batch.mask` leaves out count nowhere. The teacher gets no gradient.
+    Raises `TypeError` or `ValueError` for arguments out of range, no teacher, or a feature that is not there (an
+    ensemble and cached logits have none).
+
+    >>> student = Outputs(torch.randn(2, 10), {"stage": torch.randn(2, 16, 8, 8)})
+    >>> teacher = Outputs(torch.randn(2, 10), {"stage": torch.randn(2, 32, 8, 8)})
+    >>> objective = AttentionTransfer(["stage"], attention_weight=1000.0)
+    >>> sorted(objective(student, teacher, Batch(torch.zeros(2), torch.tensor([3, 7]))))
+    ['attention', 'hard']
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[str] | Mapping[str, str],
+        *,
+        attention_weight: float,
+        form: str = "code",
+        power: float = 2,
+        pool: str = "sum",
+        temperature: float = 4.0,
+        soft_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.pairs = _checked_pairs(pairs)
+        self.attention_weight = checks.positive("attention_weight", attention_weight)
+        self.form = checks.choice("form", form, FORMS)
+        self.power = checked_power(power)
+        self.pool = checks.choice("pool", pool, POOLS)
+        self.temperature = checks.positive("temperature", temperature)
+        self.soft_weight = checks.fraction("soft_weight", soft_weight)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.pairs}, attention_weight={self.attention_weight}, form={self.form!r}, power={self.power}, "
+            f"pool={self.pool!r}, temperature={self.temperature}, soft_weight={self.soft_weight}"
+        )
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        if teacher is None:
+            raise ValueError("teacher: got None, expected the teacher's outputs")
+        distances = [
+            attention_transfer_loss(
+                tapped("student", student, ours),
+                tapped("teacher", teacher, theirs),
+                form=self.form,
+                power=self.power,
+                pool=self.pool,
+            )
+            for ours, theirs in self.pairs.items()
+        ]
+        distance = torch.stack(distances).sum(dim=0)
+        terms = {"attention": self.attention_weight * masked_mean(distance, batch.mask)}
+        if self.soft_weight > 0:
+            soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
+            terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
+        if self.soft_weight < 1:
+            hard = hard_target_loss(student.logits, batch.counted_targets)
+            terms["hard"] = (1 - self.soft_weight) * masked_mean(hard, batch.mask)
+        return terms
+
+
+class FullActivationTransfer(nn.Module):
+    """Learn the classes, and regress the teacher's whole activations: what attention maps are compared with (F-AT).
+
+    CE + activation_weight · Σ_j ½ ‖adapt_j(A_S^j) − A_T^j‖² / (C·H·W), averaged over the batch
+
+    `pairs` as in `AttentionTransfer`. `channels` maps a student's feature to (its channels, the teacher's) where the
+    two differ: there adapt is a 1×1 convolution, otherwise the identity. It is the student's side that is adapted:
+    an adapted teacher could be mapped to a constant, which a student that sees nothing would match. The adapters are
+    parameters of this objective, train with the student's, and are no part of it afterwards.
+
+    Departs: the paper leaves open which side is adapted, how the adapter starts and how the loss is scaled. Here it is
+    the student's, with a bias and torch's own start, and the sum is divided by the C·H·W elements of A_T.
+
+    Returns `{"activation": (), "hard": ()}`, already weighted. `batch.mask` and errors as `AttentionTransfer`; features
+    whose shapes differ after the adapter are a `ValueError`.
+
+    >>> objective = FullActivationTransfer(["stage"], channels={"stage": (16, 32)}, activation_weight=1.0)
+    >>> [tuple(value.shape) for value in objective.parameters()]
+    [(32, 16, 1, 1), (32,)]
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[str] | Mapping[str, str],
+        *,
+        activation_weight: float,
+        channels: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pairs = _checked_pairs(pairs)
+        self.activation_weight = checks.positive("activation_weight", activation_weight)
+        channels = dict(channels or {})
+        for name in channels:
+            checks.choice("channels", name, self.pairs)
+        # A list in the order of the pairs: a name with a dot in it cannot be a submodule's.
+        self.adapters = nn.ModuleList(
+            _adapter(name, channels[name]) if name in channels else nn.Identity() for name in self.pairs
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.pairs}, activation_weight={self.activation_weight}"
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        distances = []
+        for (ours, theirs), adapter in zip(self.pairs.items(), self.adapters, strict=True):
+            feature, target = tapped("student", student, ours), tapped("teacher", teacher, theirs)
+            if isinstance(adapter, nn.Conv2d):
+                feature = _adapted(ours, feature, adapter)
+            distances.append(hint_loss(feature, target) / target[0].numel())
+        distance = torch.stack(distances).sum(dim=0)
+        hard = hard_target_loss(student.logits, batch.counted_targets)
+        return {
+            "activation": self.activation_weight * masked_mean(distance, batch.mask),
+            "hard": masked_mean(hard, batch.mask),
+        }
+
+
+def loss_and_input_gradient(
+    module: nn.Module, inputs: Tensor, targets: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of each sample, (B,), and its gradient with respect to the sample, as `inputs`.
+
+    With `create_graph` both can be differentiated once more, by the weights: that is double backpropagation. Without
+    it both come detached. No weight's `.grad` is touched. The gradient belongs to a sample alone only if the net
+    treats samples apart: BatchNorm in train mode does not, and the paper's nets for this method have none.
+    """
+    inputs = checks.feature("inputs", inputs).detach().requires_grad_()
+    with torch.enable_grad():
+        losses = hard_target_loss(as_outputs(module(inputs)).logits, targets)
+        (gradient,) = torch.autograd.grad(losses.sum(), inputs, create_graph=create_graph)
+    return (losses, gradient) if create_graph else (losses.detach(), gradient)
+
+
+def gradient_attention_transfer(
+    student: nn.Module, teacher: nn.Module, batch: Batch, *, gradient_weight: float
+) -> dict[str, Tensor]:
+    """Learn the classes, and be as sensitive to each pixel as the teacher (section 3.2).
+
+    CE(student) + gradient_weight · ‖∂CE(student)/∂x − ∂CE(teacher)/∂x‖, each averaged over the batch
+
+    `gradient_weight` is β/2. Returns `{"gradient": (), "hard": ()}`, already weighted; the backward pass of the first
+    goes through the student twice. `.backward()` leaves no gradient on the teacher's weights.
+    Raises `ValueError` for a teacher in train mode, whose answer would depend on the batch, or a weight not above 0.
+    """
+    weight = checks.positive("gradient_weight", gradient_weight)
+    if any(part.training for part in teacher.modules()):
+        raise ValueError("teacher: got a net in train mode, expected eval mode: call teacher.eval()")
+    targets = batch.counted_targets
+    losses, ours = loss_and_input_gradient(student, batch.inputs, targets, create_graph=True)
+    _, theirs = loss_and_input_gradient(teacher, batch.inputs, targets)
+    distance = gradient_attention_loss(ours, theirs)
+    return {
+        "gradient": weight * masked_mean(distance, batch.mask),
+        "hard": masked_mean(losses, batch.mask),
+    }
+
+
+def gradient_symmetry(student: nn.Module, batch: Batch, *, gradient_weight: float) -> dict[str, Tensor]:
+    """Learn the classes, and be as sensitive to each pixel as to its mirror image, without a teacher (section 3.2).
+
+    CE(x) + gradient_weight · ‖∂CE(x)/∂x − flip(∂CE(flip x)/∂x)‖, each averaged over the batch
+
+    `gradient_weight` is β/2; flip is left to right, over the last dimension. Returns `{"gradient": (), "hard": ()}`,
+    already weighted. Raises `ValueError` for a weight not above 0.
+    """
+    weight = checks.positive("gradient_weight", gradient_weight)
+    targets = batch.counted_targets
+    losses, gradient = loss_and_input_gradient(student, batch.inputs, targets, create_graph=True)
+    _, mirrored = loss_and_input_gradient(student, batch.inputs.flip(-1), targets, create_graph=True)
+    distance = gradient_symmetry_loss(gradient, mirrored)
+    return {
+        "gradient": weight * masked_mean(distance, batch.mask),
+        "hard": masked_mean(losses, batch.mask),
+    }
+
+
+def _checked_pairs(pairs: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    expected = "a list of feature names, or a mapping from the student's to the teacher's"
+    if isinstance(pairs, str) or not isinstance(pairs, Mapping | Sequence):
+        raise TypeError(f"pairs: got {pairs!r} ({type(pairs).__name__}), expected {expected}")
+    for name in (*pairs, *(pairs.values() if isinstance(pairs, Mapping) else ())):
+        if not isinstance(name, str):
+            raise TypeError(f"pairs: got {name!r} ({type(name).__name__}) in it, expected {expected}")
+    named = dict(pairs) if isinstance(pairs, Mapping) else {name: name for name in pairs}
+    if not named:
+        raise ValueError(f"pairs: got none, expected {expected}")
+    if len(named) < len(pairs):
+        raise ValueError(f"pairs: got {list(pairs)}, expected each name once")
+    return named
+
+
+def _adapter(name: str, channels: tuple[int, int]) -> nn.Conv2d:
+    if not isinstance(channels, tuple | list) or len(channels) != 2:
+        raise TypeError(f"channels[{name!r}]: got {channels!r}, expected (the student's, the teacher's)")
+    into, out = (checks.whole(f"channels[{name!r}]", value, least=1) for value in channels)
+    return nn.Conv2d(into, out, kernel_size=1)
+
+
+def _adapted(name: str, feature: Tensor, adapter: nn.Conv2d) -> Tensor:
+    if feature.ndim != 4 or feature.shape[1] != adapter.in_channels:
+        raise ValueError(
+            f"student feature {name!r}: got shape {tuple(feature.shape)}, expected (B, {adapter.in_channels}, H, W) "
+            "as channels says"
+        )
+    # Losses are computed in float32, where the net may have run in bfloat16.
+    adapted: Tensor = adapter(feature.to(adapter.weight.dtype))
+    return adapted
