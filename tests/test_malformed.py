@@ -40,9 +40,10 @@ from kdrepro import (
     types,
     verdicts,
 )
-from kdrepro.data import mnist
-from kdrepro.data.batches import Jitter
+from kdrepro.data import cifar, mnist
+from kdrepro.data.batches import CropFlip, Jitter
 from kdrepro.models.mlp import MLP, max_norm_
+from kdrepro.models.wide_resnet import WideResNet
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -147,6 +148,7 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
     modules = (
         checkpoints,
         checks,
+        cifar,
         devices,
         ledger,
         metrics,
@@ -164,7 +166,7 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
         **public,
         **{module.__name__.rpartition(".")[2]: module for module in modules},
         **{make.__name__: make for make in SHORTHANDS},
-        **{each.__name__: each for each in (Returns, Jitter, MLP, max_norm_)},
+        **{each.__name__: each for each in (Returns, CropFlip, Jitter, MLP, WideResNet, max_norm_)},
         "network": kept(network),
         "book": import_module("kdrepro.book"),
         "kd": kdrepro.HintonKD(temperature=4.0, soft_weight=0.9),

