@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from kdrepro import cli, runs
+from kdrepro.data import cifar, mnist
+from kdrepro.data.examples import DataSet, Examples
 from kdrepro.ledger import Ledger
 
 
@@ -72,8 +75,16 @@ def test_table_shows_every_arm(runs_folder) -> None:
 
 
 def test_data_lists_and_checks() -> None:
-    assert "KDREPRO_DATA" in said("data")
+    listed = said("data")
+    assert "KDREPRO_DATA" in listed
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == [*mnist.SETS, *cifar.SETS]
     assert "4,000 training and 1,000 test digits" in said("data", "mnist5k")
+
+
+def test_data_says_what_pictures_there_are(monkeypatch) -> None:
+    some = Examples(torch.zeros(3, 3, 32, 32), torch.zeros(3))
+    monkeypatch.setattr(cifar, "load", lambda name: DataSet(name, "sha256:00", some, some.take(torch.arange(2))))
+    assert said("data", "cifar10-jpeg") == "cifar10-jpeg: 3 training and 2 test pictures, sha256:00\n"
 
 
 def test_check_finds_a_student_with_other_classes(tmp_path, monkeypatch) -> None:
