@@ -1,7 +1,6 @@
-"""Attention: Zagoruyko & Komodakis (2017), Paying More Attention to Attention, section 3.
+"""Attention: Zagoruyko & Komodakis (2017), Paying More Attention to Attention, section 3.1.
 
-Features come from `kdrepro.Taps` or from nets that return `Outputs` with features. The gradient-based losses need the
-nets themselves, so they are functions for a training loop of one's own, not objectives.
+Features come from `kdrepro.Taps`, or from nets that return `Outputs` with features.
 """
 
 from __future__ import annotations
@@ -12,18 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
-from kdrepro.losses.attention import (
-    FORMS,
-    POOLS,
-    attention_transfer_loss,
-    checked_power,
-    gradient_attention_loss,
-    gradient_symmetry_loss,
-)
+from kdrepro.losses.attention import FORMS, POOLS, attention_transfer_loss, checked_power
 from kdrepro.losses.features import hint_loss
 from kdrepro.losses.logits import hard_target_loss, soft_target_loss
 from kdrepro.losses.reduce import masked_mean
-from kdrepro.types import Batch, Outputs, as_outputs, tapped
+from kdrepro.types import Batch, Outputs, tapped
 
 
 class AttentionTransfer(nn.Module):
@@ -152,6 +144,11 @@ class FullActivationTransfer(nn.Module):
             feature, target = tapped("student", student, ours), tapped("teacher", teacher, theirs)
             if isinstance(adapter, nn.Conv2d):
                 feature = _adapted(ours, feature, adapter)
+            if feature.shape != target.shape:
+                raise ValueError(
+                    f"student feature {ours!r}: got shape {tuple(feature.shape)} to compare with the teacher's "
+                    f"{tuple(target.shape)}, expected the same; channels can name other numbers of channels"
+                )
             distances.append(hint_loss(feature, target) / target[0].numel())
         distance = torch.stack(distances).sum(dim=0)
         hard = hard_target_loss(student.logits, batch.counted_targets)
@@ -159,65 +156,6 @@ class FullActivationTransfer(nn.Module):
             "activation": self.activation_weight * masked_mean(distance, batch.mask),
             "hard": masked_mean(hard, batch.mask),
         }
-
-
-def loss_and_input_gradient(
-    module: nn.Module, inputs: Tensor, targets: Tensor, *, create_graph: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of each sample, (B,), and its gradient with respect to the sample, as `inputs`.
-
-    With `create_graph` both can be differentiated once more, by the weights: that is double backpropagation. Without
-    it both come detached. No weight's `.grad` is touched. The gradient belongs to a sample alone only if the net
-    treats samples apart: BatchNorm in train mode does not, and the paper's nets for this method have none.
-    """
-    inputs = checks.feature("inputs", inputs).detach().requires_grad_()
-    with torch.enable_grad():
-        losses = hard_target_loss(as_outputs(module(inputs)).logits, targets)
-        (gradient,) = torch.autograd.grad(losses.sum(), inputs, create_graph=create_graph)
-    return (losses, gradient) if create_graph else (losses.detach(), gradient)
-
-
-def gradient_attention_transfer(
-    student: nn.Module, teacher: nn.Module, batch: Batch, *, gradient_weight: float
-) -> dict[str, Tensor]:
-    """Learn the classes, and be as sensitive to each pixel as the teacher (section 3.2).
-
-    CE(student) + gradient_weight · ‖∂CE(student)/∂x − ∂CE(teacher)/∂x‖, each averaged over the batch
-
-    `gradient_weight` is β/2. Returns `{"gradient": (), "hard": ()}`, already weighted; the backward pass of the first
-    goes through the student twice. `.backward()` leaves no gradient on the teacher's weights.
-    Raises `ValueError` for a teacher in train mode, whose answer would depend on the batch, or a weight not above 0.
-    """
-    weight = checks.positive("gradient_weight", gradient_weight)
-    if any(part.training for part in teacher.modules()):
-        raise ValueError("teacher: got a net in train mode, expected eval mode: call teacher.eval()")
-    targets = batch.counted_targets
-    losses, ours = loss_and_input_gradient(student, batch.inputs, targets, create_graph=True)
-    _, theirs = loss_and_input_gradient(teacher, batch.inputs, targets)
-    distance = gradient_attention_loss(ours, theirs)
-    return {
-        "gradient": weight * masked_mean(distance, batch.mask),
-        "hard": masked_mean(losses, batch.mask),
-    }
-
-
-def gradient_symmetry(student: nn.Module, batch: Batch, *, gradient_weight: float) -> dict[str, Tensor]:
-    """Learn the classes, and be as sensitive to each pixel as to its mirror image, without a teacher (section 3.2).
-
-    CE(x) + gradient_weight · ‖∂CE(x)/∂x − flip(∂CE(flip x)/∂x)‖, each averaged over the batch
-
-    `gradient_weight` is β/2; flip is left to right, over the last dimension. Returns `{"gradient": (), "hard": ()}`,
-    already weighted. Raises `ValueError` for a weight not above 0.
-    """
-    weight = checks.positive("gradient_weight", gradient_weight)
-    targets = batch.counted_targets
-    losses, gradient = loss_and_input_gradient(student, batch.inputs, targets, create_graph=True)
-    _, mirrored = loss_and_input_gradient(student, batch.inputs.flip(-1), targets, create_graph=True)
-    distance = gradient_symmetry_loss(gradient, mirrored)
-    return {
-        "gradient": weight * masked_mean(distance, batch.mask),
-        "hard": masked_mean(losses, batch.mask),
-    }
 
 
 def _checked_pairs(pairs: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
