@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.optim import SGD
 
 from kdrepro import Batches, HintonKD, cache_teacher, devices, fit
+from kdrepro.caching import CachedTeacher
 from kdrepro.data import mnist
-from kdrepro.engine import CachedTeacher
 from kdrepro.models.mlp import MLP
 
 TEMPERATURE, SOFT_WEIGHT, LEARNING_RATE, EPOCHS = 20.0, 0.9, 0.1, 2

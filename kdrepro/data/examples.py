@@ -46,6 +46,14 @@ class DataSet:
         kept = Examples(inputs[:-count], targets[:-count])
         return DataSet(self.name, self.digest, kept, Examples(inputs[-count:], targets[-count:]))
 
+    def few(self, train: int, test: int) -> DataSet:
+        """Keep the first `train` training and `test` test examples."""
+        kept = [
+            Examples(part.inputs[:count], part.targets[:count])
+            for part, count in ((self.train, train), (self.test, test))
+        ]
+        return DataSet(self.name, self.digest, *kept)
+
 
 def folder() -> Path:
     """Return where data sets lie: `$KDREPRO_DATA`, or `~/.cache/kdrepro`."""

@@ -24,6 +24,7 @@ from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet, regressor
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
 from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs
 
@@ -80,10 +81,7 @@ def load(protocol: str) -> DataSet:
     if protocol in ("paper", "reduced"):
         return mnist.load("mnist")
     digits = mnist.load("mnist5k")
-    if protocol == "quick":
-        return digits
-    few = torch.arange(400)
-    return DataSet(digits.name, digits.digest, digits.train.take(few), digits.test.take(few[:200]))
+    return digits if protocol == "quick" else digits.few(400, 200)
 
 
 def build(settings: dict[str, Any]) -> nn.Module:
@@ -235,11 +233,7 @@ class _Training:
 def _tapped(net: nn.Module, settings: dict[str, Any], **taps: str) -> nn.Module:
     """Return the net with the features that its settings name."""
     named = {name: settings[key] for name, key in taps.items() if key in settings}
-    if not named:
-        return net
-    from kdrepro.taps import Taps
-
-    return Taps(net, named)
+    return Taps(net, named) if named else net
 
 
 def _soft_targets(run: Run) -> FitNetKD:

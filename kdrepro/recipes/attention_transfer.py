@@ -1,0 +1,267 @@
+"""Zagoruyko & Komodakis (2017), Paying More Attention to Attention: CIFAR-10, as in section 4.1.
+
+    kdrepro run attention_transfer --protocol reduced
+
+The settings are those of the authors' program (github.com/szagoruyko/attention-transfer, cifar.py), which the paper's
+text does not give in full. Nothing was tuned here; the weight of the full activations is nowhere given, and is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from kdrepro.data import cifar, mnist
+from kdrepro.data.batches import Batches, CropFlip
+from kdrepro.data.examples import DataSet
+from kdrepro.engine import fit_cohort
+from kdrepro.members import Member
+from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivationTransfer
+from kdrepro.methods.hinton_kd import HintonKD
+from kdrepro.methods.supervised import Supervised
+from kdrepro.models.wide_resnet import WideResNet
+from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.taps import Taps
+from kdrepro.teacher import FrozenTeacher
+
+GROUPS = ("group0", "group1", "group2")
+
+_SETTINGS: dict[str, Any] = {
+    "optimizer": "SGD, momentum 0.9 cleared at each step of the learning rate",
+    "learning_rate": 0.1,
+    "rate_factor": 0.2,
+    "rate_steps": [0.3, 0.6, 0.8],
+    "weight_decay": 0.0005,
+    "batch_size": 128,
+    "epochs": 200,
+    "crop": 4,
+    "padding": "reflect",
+    "flip": True,
+    "in_channels": 3,
+    "depth": 16,
+    "width": 1,
+}
+_TEACHERS: dict[str, dict[str, Any]] = {
+    "teacher_wrn16_2": {"depth": 16, "width": 2},
+    "teacher_wrn40_1": {"depth": 40, "width": 1},
+}
+# Digits are not mirrored, and nets of ten layers learn them in seconds.
+_DIGITS = {"crop": 2, "flip": False, "in_channels": 1, "depth": 10, "epochs": 6}
+_DIGIT_TEACHERS = {"teacher_wrn16_2": {"depth": 10, "width": 2}, "teacher_wrn40_1": {"depth": 16, "width": 1}}
+
+_AT = {"objective": "attention", "attention_weight": 1000.0, "form": "code", "power": 2, "pool": "sum"}
+_KD = {"temperature": 4.0, "soft_weight": 0.9}
+_FULL = {"objective": "activations", "activation_weight": 1.0}
+
+
+def config(base: str, protocol: str) -> dict[str, Any]:
+    """Return the settings of an arm at a protocol."""
+    settings = _SETTINGS | _TEACHERS.get(base, {})
+    if protocol == "reduced":
+        settings["epochs"] = 30
+    if protocol in ("quick", "smoke"):
+        settings |= _DIGITS | _DIGIT_TEACHERS.get(base, {})
+    if protocol == "smoke":
+        settings["epochs"] = 1
+    return settings
+
+
+def load(protocol: str) -> DataSet:
+    """Return the pictures of a protocol: CIFAR-10, its JPEG copy, or the embedded digits in their place."""
+    if protocol == "paper":
+        return cifar.load("cifar10")
+    if protocol == "reduced":
+        return cifar.load("cifar10-jpeg")
+    digits = mnist.load("mnist5k")
+    return digits if protocol == "quick" else digits.few(256, 128)
+
+
+def build(settings: dict[str, Any]) -> nn.Module:
+    """Return the net that the settings describe."""
+    return WideResNet(settings["depth"], settings["width"], in_channels=settings["in_channels"])
+
+
+def train(run: Run) -> Result:
+    """Train one net."""
+    (result,) = train_cohort([run])
+    return result
+
+
+def train_cohort(runs: Sequence[Run]) -> list[Result]:
+    """Train the nets of several runs of one seed on the same batches, under the one teacher that they need."""
+    first = runs[0]
+    settings, train = first.config, first.data.train
+    batches = Batches(
+        train.inputs,
+        train.targets,
+        batch_size=settings["batch_size"],
+        seed=first.seed,
+        augment=CropFlip(pixels=settings["crop"], padding=settings["padding"], flip=settings["flip"]),
+    )
+    teacher = _teacher(runs)
+    students = [run.build() for run in runs]
+    members = []
+    for run, student in zip(runs, students, strict=True):
+        run.config["train_size"] = len(train)
+        members.append(
+            Member(
+                student=Taps(student, {group: group for group in GROUPS})
+                if run.arm.needs(run.seed)
+                else student,
+                objective=_objective(run, student, teacher, train.inputs[:2]),
+                optimizer=_optimizer(run.config),
+                schedule=_schedule(run.config, len(batches)),
+                checkpoint=run.runner.checkpoint(run.id),
+                label=run.name,
+            )
+        )
+    histories = fit_cohort(
+        members,
+        batches,
+        teacher=teacher,
+        epochs=settings["epochs"],
+        device=first.runner.device,
+        precision=first.runner.precision,
+        progress=f"seed {first.seed}" if first.runner.progress else None,
+    )
+    return [
+        Result(
+            run.measure(student, train, teacher=teacher if run.arm.needs(run.seed) else None),
+            student,
+            history,
+        )
+        for run, student, history in zip(runs, students, histories, strict=True)
+    ]
+
+
+def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:
+    needed = {key for run in runs for key in run.arm.needs(run.seed)}
+    if not needed:
+        return None
+    # The arms of a cohort have one teacher; those that learn from labels alone have none and ignore it.
+    ((name, seed),) = needed
+    return FrozenTeacher(Taps(runs[0].runner.trained(name, seed), {group: group for group in GROUPS}))
+
+
+def _objective(run: Run, student: nn.Module, teacher: FrozenTeacher | None, few: Tensor) -> nn.Module:
+    settings = run.config
+    soft = {key: settings[key] for key in _KD if key in settings}
+    if settings.get("objective") == "attention":
+        return AttentionTransfer(
+            GROUPS,
+            attention_weight=settings["attention_weight"],
+            form=settings["form"],
+            power=settings["power"],
+            pool=settings["pool"],
+            **soft,
+        )
+    if settings.get("objective") == "activations":
+        assert teacher is not None
+        sides = [_channels(net) for net in (student, teacher.modules[0])]
+        # A seed of its own, so that the student's first weights are those of the other arms.
+        with torch.random.fork_rng():
+            torch.manual_seed(run.seed + 1)
+            return FullActivationTransfer(
+                GROUPS,
+                activation_weight=settings["activation_weight"],
+                channels={
+                    group: (own, other)
+                    for group, own, other in zip(GROUPS, *sides, strict=True)
+                    if own != other
+                },
+            )
+    return HintonKD(**soft) if soft else Supervised()
+
+
+def _channels(net: nn.Module) -> list[int]:
+    """Return the channels of each group of a wide residual net."""
+    net = net.module if isinstance(net, Taps) else net
+    assert isinstance(net, WideResNet)
+    return [16 * net.width, 32 * net.width, 64 * net.width]
+
+
+def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    return lambda parameters: SGD(
+        parameters,
+        lr=settings["learning_rate"],
+        momentum=0.9,
+        weight_decay=settings["weight_decay"],
+        fused=True,
+    )
+
+
+def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRScheduler]:
+    epochs = [round(share * settings["epochs"]) for share in settings["rate_steps"]]
+    places = [epoch * steps for epoch in epochs]
+    return lambda optimizer: _RateSteps(optimizer, places=places, factor=settings["rate_factor"])
+
+
+class _RateSteps(LRScheduler):
+    """Lower the learning rate at some steps, and forget the momentum there, as the authors' new optimiser does."""
+
+    def __init__(self, optimizer: Optimizer, *, places: Sequence[int], factor: float) -> None:
+        self.places, self.factor = list(places), factor
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        if self.last_epoch in self.places:
+            self.optimizer.state.clear()
+        passed = sum(self.last_epoch >= place for place in self.places)
+        return [base * self.factor**passed for base in self.base_lrs]
+
+
+def _from_wrn16_2(seed: int) -> Sequence[Key]:
+    return [("teacher_wrn16_2", seed)]
+
+
+def _from_wrn40_1(seed: int) -> Sequence[Key]:
+    return [("teacher_wrn40_1", seed)]
+
+
+def _student(summary: str, overrides: dict[str, Any], *, from40: bool = False) -> Arm:
+    return Arm(
+        summary,
+        train,
+        needs=_from_wrn40_1 if from40 else _from_wrn16_2,
+        overrides=overrides,
+        cohort="wrn40_1" if from40 else "wrn16_2",
+    )
+
+
+ARMS = {
+    "teacher_wrn16_2": Arm("WRN-16-2 on the labels", train),
+    "teacher_wrn40_1": Arm("WRN-40-1 on the labels", train),
+    "student_alone": Arm("WRN-16-1 on the labels", train, cohort="wrn16_2"),
+    "at": _student("attention of WRN-16-2, the code's form", _AT),
+    "at_sum1": _student("the same with maps of absolute values", _AT | {"power": 1}),
+    "at_sum4": _student("the same with maps of fourth powers", _AT | {"power": 4}),
+    "at_max1": _student("the same with maps of the largest value", _AT | {"power": 1, "pool": "max"}),
+    # β is 0.1, averaged or summed over the batch of 128, or the code's; the paper's form has a factor of ½.
+    "at_norm_0.1": _student("the paper's form, β = 0.1", _AT | {"form": "paper", "attention_weight": 0.05}),
+    "at_norm_12.8": _student(
+        "the paper's form, β = 0.1 summed over the batch", _AT | {"form": "paper", "attention_weight": 6.4}
+    ),
+    # On its own: should it diverge, the cohort goes on.
+    "at_norm_1000": Arm(
+        "the paper's form, β = 1000",
+        train,
+        needs=_from_wrn16_2,
+        overrides=_AT | {"form": "paper", "attention_weight": 500.0},
+    ),
+    "f_at": _student("full activations of WRN-16-2", _FULL),
+    "kd": _student("soft targets of WRN-16-2", _KD),
+    "at_kd": _student("attention and soft targets of WRN-16-2", _AT | _KD),
+    "at_from40": _student("attention of WRN-40-1, the code's form", _AT, from40=True),
+    "f_at_from40": _student("full activations of WRN-40-1", _FULL, from40=True),
+    "kd_from40": _student("soft targets of WRN-40-1", _KD, from40=True),
+    "at_kd_from40": _student("attention and soft targets of WRN-40-1", _AT | _KD, from40=True),
+}
+
+RECIPE = Recipe(
+    "attention_transfer", ARMS, config, load, build, {}, held_out=5_000, train_cohort=train_cohort
+)
