@@ -83,7 +83,9 @@ def test_data_lists_and_checks() -> None:
 
 def test_data_says_what_pictures_there_are(monkeypatch) -> None:
     some = Examples(torch.zeros(3, 3, 32, 32), torch.zeros(3))
-    monkeypatch.setattr(cifar, "load", lambda name: DataSet(name, "sha256:00", some, some.take(torch.arange(2))))
+    monkeypatch.setattr(
+        cifar, "load", lambda name: DataSet(name, "sha256:00", some, some.take(torch.arange(2)))
+    )
     assert said("data", "cifar10-jpeg") == "cifar10-jpeg: 3 training and 2 test pictures, sha256:00\n"
 
 
