@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# The first words of every vocabulary, by number: padding, the start and the end of a sentence, and any word not in it.
+PAD, START, END, UNKNOWN = 0, 1, 2, 3
+
 
 @dataclass(frozen=True)
 class Batch:
