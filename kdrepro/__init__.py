@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kdrepro.doctor import check as check
     from kdrepro.engine import fit as fit
     from kdrepro.engine import predict as predict
+    from kdrepro.layer_pairs import suggest_pairs as suggest_pairs
     from kdrepro.losses.attention import attention_map as attention_map
     from kdrepro.losses.attention import attention_transfer_loss as attention_transfer_loss
     from kdrepro.losses.features import hint_loss as hint_loss
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kdrepro.methods.attention_transfer import AttentionTransfer as AttentionTransfer
     from kdrepro.methods.hinton_kd import HintonKD as HintonKD
     from kdrepro.methods.supervised import Supervised as Supervised
+    from kdrepro.taps import Taps as Taps
     from kdrepro.types import Batch as Batch
     from kdrepro.types import Outputs as Outputs
 
@@ -41,6 +43,7 @@ _HOME = {
     "HintonKD": "methods.hinton_kd",
     "Outputs": "types",
     "Supervised": "methods.supervised",
+    "Taps": "taps",
     "attention_map": "losses.attention",
     "attention_transfer_loss": "losses.attention",
     "cache_teacher": "caching",
@@ -55,6 +58,7 @@ _HOME = {
     "predict": "engine",
     "reverse_kl": "losses.logits",
     "soft_target_loss": "losses.logits",
+    "suggest_pairs": "layer_pairs",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -16,6 +16,9 @@ from kdrepro.types import Batch, Outputs
 # teacher halfway between guessing and perfect would pass 99 times in a hundred.
 _LEVEL = 0.01
 
+# Of the values of a feature that may be below 0, so that a rounding is none.
+_NOTICEABLE = 0.01
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -180,6 +183,7 @@ def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch
             f"objective: failed on this batch with {type(problem).__name__}: {problem}",
             "Call objective(Outputs(student_logits), Outputs(teacher_logits), batch) by hand.",
         )
+        yield from _features_that_differ(student, teacher)
         return
     if not bool(loss.isfinite()):
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
@@ -210,6 +214,71 @@ def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch
             "objective: it sends a gradient to the teacher's outputs",
             "Detach them: kdrepro.fit and Distiller run the teacher without gradient, another loop may not.",
         )
+
+
+def _features_that_differ(student: Outputs, teacher: Outputs) -> Iterator[Finding]:
+    for name, ours in student.features.items():
+        theirs = teacher.features.get(name)
+        if theirs is not None and theirs.shape != ours.shape:
+            yield error(
+                "features_differ",
+                f"features[{name!r}]: the teacher's has shape {tuple(theirs.shape)}, the student's "
+                f"{tuple(ours.shape)}, and the objective failed with them",
+                "Give the objective a regressor for this pair, or tap another; kdrepro.suggest_pairs names both.",
+            )
+
+
+def in_hints(objective: nn.Module, student: Outputs, teacher: Outputs, batch: Batch) -> Iterator[Finding]:
+    """A feature of the teacher that falls below 0 where what is compared with it never does (ends in a ReLU).
+
+    What is compared with a feature is found by folding its values below 0 up: the gradient to the other side changes.
+    Attention maps do not see the difference, and are no mistake. The objective should be in eval mode.
+    """
+    for name, hint in teacher.features.items():
+        if not hint.is_floating_point() or (hint < 0).float().mean() < _NOTICEABLE:
+            continue
+        folded = Outputs(teacher.logits, {**teacher.features, name: hint.abs()})
+        as_it_is, otherwise = (_gradients(objective, student, each, batch) for each in (teacher, folded))
+        compared = [
+            (what, value)
+            for (what, value, gradient), (_, _, other) in zip(as_it_is, otherwise, strict=True)
+            if value.shape == hint.shape and (gradient - other).norm() > 1e-3 * gradient.norm()
+        ]
+        # The last that the objective computed, if its parts computed any, else the student's feature as it came.
+        if compared and bool((compared[-1][1] >= 0).all()):
+            yield warning(
+                "hint_out_of_reach",
+                f"features[{name!r}]: {float((hint < 0).float().mean()):.0%} of the teacher's values are below 0, "
+                f"none of {compared[-1][0]}, which is compared with it",
+                "Let the regressor end without a ReLU, or tap both networks behind one, or both before it.",
+            )
+
+
+def _gradients(
+    objective: nn.Module, student: Outputs, teacher: Outputs, batch: Batch
+) -> list[tuple[str, Tensor, Tensor]]:
+    """The student's features and what the objective's parts make of them: name, value, gradient of the loss."""
+    leaf = _leaf(student)
+    seen = [(f"the student's {name!r}", value) for name, value in leaf.features.items()]
+    handles = [
+        part.register_forward_hook(
+            lambda part, inputs, output, path=path: seen.append((f"the output of objective.{path}", output))
+        )
+        for path, part in objective.named_modules()
+        if path
+    ]
+    try:
+        loss = sum(objective(leaf, _leaf(teacher), batch).values())
+    finally:
+        for handle in handles:
+            handle.remove()
+    seen = [(what, value) for what, value in seen if isinstance(value, Tensor) and value.requires_grad]
+    if not seen:
+        return []
+    gradients = torch.autograd.grad(
+        loss, [value for _, value in seen], allow_unused=True, materialize_grads=True
+    )
+    return [(what, value, gradient) for (what, value), gradient in zip(seen, gradients, strict=True)]
 
 
 def _leaf(outputs: Outputs) -> Outputs:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from kdrepro import taps
 from kdrepro.teacher import FrozenTeacher, run_module
 from kdrepro.types import Batch
 
@@ -38,7 +39,12 @@ class Distiller(nn.Module):
     gradient, and its weights and buffers stay bitwise as they are. `.to()`, `.half()` and the like do move
     or convert it along.
 
-    Raises `TypeError` for anything but modules, `ValueError` where student or objective share its weights.
+    `teacher_taps` and `student_taps` name features of networks that do not give them themselves, as the taps of
+    `Taps` do: `student_taps={"stage1": "layer1"}`. The names in `state_dict()` are the same with taps and without.
+    An ensemble cannot be tapped: no one member's features stand for the rest.
+
+    Raises `TypeError` for anything but modules, `ValueError` where student or objective share the teacher's weights,
+    for a tap that leads nowhere, or for taps on an ensemble or on no teacher.
 
     >>> import torch
     >>> from kdrepro import HintonKD
@@ -51,7 +57,13 @@ class Distiller(nn.Module):
     """
 
     def __init__(
-        self, teacher: nn.Module | Sequence[nn.Module] | None, student: nn.Module, objective: nn.Module
+        self,
+        teacher: nn.Module | Sequence[nn.Module] | None,
+        student: nn.Module,
+        objective: nn.Module,
+        *,
+        teacher_taps: Mapping[str, str] | None = None,
+        student_taps: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         for name, module in {"student": student, "objective": objective}.items():
@@ -59,10 +71,18 @@ class Distiller(nn.Module):
                 raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
         self.student = student
         self.objective = objective
+        if teacher is None and teacher_taps is not None:
+            raise ValueError(
+                "teacher_taps: got taps without a teacher, expected a teacher that they lead into"
+            )
         # Not an nn.Module, so it is not registered: state_dict, parameters and train() pass it by.
-        self.teacher = None if teacher is None else FrozenTeacher(teacher)
+        self.teacher = None if teacher is None else FrozenTeacher(teacher, teacher_taps=teacher_taps)
         if self.teacher is not None:
             self.teacher.check_apart(student=student, objective=objective)
+        # Paths, not a Taps around the student, which would be in the names of the state_dict.
+        self.student_taps: tuple[taps.Tap, ...] = ()
+        if student_taps is not None:
+            self.student_taps = taps.checked(student, student_taps, argument="student_taps")
 
     def forward(
         self, inputs: Tensor | Mapping[str, Any], targets: Tensor | None = None, mask: Tensor | None = None
@@ -73,7 +93,7 @@ class Distiller(nn.Module):
         models take them). `targets` (B,) or (B, L) may be left out where the objective does not look at them;
         `mask` is boolean and of their shape, True where a position counts.
         """
-        student = run_module(self.student, inputs, side="student")
+        student = run_module(self.student, inputs, side="student", tapped=self.student_taps)
         teacher = None
         if self.teacher is not None:
             teacher = self.teacher(inputs, temperature=getattr(self.objective, "temperature", 1.0))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdrepro import diagnoses
+from kdrepro import diagnoses, taps
 from kdrepro.diagnoses import Finding, error, warning
-from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of, run_module
+from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of, run_module, untouched
 from kdrepro.types import Batch, Outputs
 
 
@@ -21,16 +20,20 @@ def check(
     batch: Batch | Sequence[Any],
     *,
     objective: nn.Module | None = None,
+    teacher_taps: Mapping[str, str] | None = None,
+    student_taps: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Look at teacher, student and one batch for the mistakes that spoil a distillation without a word.
 
     `teacher` is a network or a list of them, `batch` a `Batch` or (inputs, targets[, mask]) as a `DataLoader`
     gives it; inputs that are a mapping go to the networks as keyword arguments. With an `objective` its loss
-    and its gradients are looked at too. A finding of severity `error` stops or voids the training, a
-    `warning` is worth a thought. `format_findings` makes text of them.
+    and its gradients are looked at too, and `teacher_taps` and `student_taps` give it features, as in
+    `Distiller`. A finding of severity `error` stops or voids the training, a `warning` is worth a thought.
+    `format_findings` makes text of them.
 
     Both networks run in eval mode, without gradient. Modes, buffers, gradients and torch's random state are
-    afterwards what they were. Raises `TypeError` for arguments that are no modules or no batch.
+    afterwards what they were. Raises `TypeError` for arguments that are no modules or no batch, `ValueError` for taps
+    that lead nowhere.
 
     >>> teacher, student = nn.Linear(4, 10).eval().requires_grad_(False), nn.Linear(4, 8)
     >>> findings = check(teacher, student, (torch.randn(2, 4), torch.tensor([0, 7])))
@@ -42,8 +45,12 @@ def check(
         if not isinstance(module, nn.Module) and not (name == "objective" and module is None):
             raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
     batch = _as_batch(batch)
+    tapped = () if student_taps is None else taps.checked(student, student_taps, argument="student_taps")
     findings = list(_modes(members, student))
-    with _untouched(*members, student, *([] if objective is None else [objective])):
+    with untouched(*members, student, *([] if objective is None else [objective])):
+        frozen = [FrozenTeacher(member) for member in members]
+        if teacher_taps is not None:
+            frozen = [FrozenTeacher(members, teacher_taps=teacher_taps)]
         findings += _identity(members, student, objective)
         sizes = [len(value) for value in diagnoses.tensors(batch.inputs).values() if value.ndim]
         if not sizes or min(sizes) == 0:
@@ -51,10 +58,12 @@ def check(
         findings += diagnoses.in_inputs(batch.inputs)
         findings += _batch_of_one(min(sizes), student)
         outputs = [
-            _ask(_name(position, members), member, batch, findings) for position, member in enumerate(members)
+            _ask(_name(position, members), member, batch, findings) for position, member in enumerate(frozen)
         ]
         student.eval()
-        answer = _attempt("student", lambda: run_module(student, batch.inputs, side="student"), findings)
+        answer = _attempt(
+            "student", lambda: run_module(student, batch.inputs, side="student", tapped=tapped), findings
+        )
         if answer is not None:
             findings += diagnoses.in_targets(batch, answer.logits)
         answers = [each for each in outputs if each is not None]
@@ -73,6 +82,8 @@ def check(
             findings += diagnoses.in_accuracy(batch, together.logits)
             if objective is not None:
                 findings += diagnoses.in_objective(objective, answer, together, batch)
+                if not any(finding.severity == "error" for finding in findings):
+                    findings += diagnoses.in_hints(objective.eval(), answer, together, batch)
     return findings
 
 
@@ -179,8 +190,7 @@ def _name(position: int, members: Sequence[nn.Module]) -> str:
     return "teacher" if len(members) == 1 else f"teacher[{position}]"
 
 
-def _ask(name: str, member: nn.Module, batch: Batch, findings: list[Finding]) -> Outputs | None:
-    frozen = FrozenTeacher(member)
+def _ask(name: str, frozen: FrozenTeacher, batch: Batch, findings: list[Finding]) -> Outputs | None:
     answer = _attempt(name, lambda: frozen(batch.inputs), findings)
     # Twice, since some dropout does not listen to the mode. The tolerance leaves room for a GPU's order of sums.
     if answer is not None and not torch.allclose(
@@ -223,27 +233,3 @@ def _together(outputs: Sequence[Outputs], objective: nn.Module | None) -> Output
         return outputs[0]
     temperature = getattr(objective, "temperature", 1.0)
     return Outputs(mean_of_softened([each.logits for each in outputs], temperature=temperature))
-
-
-@contextmanager
-def _untouched(*roots: nn.Module) -> Iterator[None]:
-    """Put modes, buffers and torch's random state back afterwards."""
-    modes = [(module, module.training) for root in roots for module in root.modules()]
-    buffers = [
-        (module, name, value, value.clone())
-        for module, _ in modes
-        for name, value in module._buffers.items()
-        if value is not None
-    ]
-    places = {value.device for root in roots for value in [*root.parameters(), *root.buffers()]}
-    cuda = sorted(place.index for place in places if place.type == "cuda")
-    try:
-        with torch.random.fork_rng(devices=cuda):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for module, name, value, copy in buffers:
-                module._buffers[name] = value
-                value.copy_(copy)

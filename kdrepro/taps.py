@@ -40,12 +40,13 @@ class Taps(nn.Module):
     element, of an output with `last_hidden_state` that. Gradients flow through it; autocast shows in its dtype.
 
     Hooks are on the network only while a forward runs, whatever becomes of it, and the features belong to the
-    caller alone: nothing here keeps them or their graph. One forward in each thread at a time; threads, as
-    DataParallel's replicas, do not see one another's. `torch.compile` works from outside, `torch.compile(Taps(net, ...))`,
-    and from inside, `Taps(torch.compile(net), ...)`, which compiles the network anew together with its hooks.
-    A DataParallel belongs inside: it cannot gather `Outputs`.
+    caller alone: nothing here keeps them or their graph. Threads do not see one another's.
 
-    The network is `.module`, and `state_dict()` has its names with `module.` in front: save `taps.module` to keep
+    `torch.compile` may go around, `torch.compile(Taps(net, ...))`, or inside, `Taps(torch.compile(net), ...)`,
+    which compiles the network anew together with its hooks. DataParallel goes inside,
+    `Taps(DataParallel(net), ...)`: it cannot gather `Outputs`. DistributedDataParallel goes either way.
+
+    The network is `.module`, and `state_dict()` has its names with `module.` in front: save `taps.module` for
     weights that load without `Taps`.
 
     Raises `TypeError` for arguments of the wrong kind and `ValueError` for a path that is not there; in the forward
@@ -89,7 +90,9 @@ def checked(module: nn.Module, taps: Mapping[str, str], *, argument: str) -> tup
 def _checked(module: nn.Module, name: object, text: object, label: str) -> Tap:
     if not isinstance(name, str) or not isinstance(text, str):
         wrong = name if not isinstance(name, str) else text
-        raise TypeError(f"{label}: got {wrong!r} ({type(wrong).__name__}), expected a name and a path as text")
+        raise TypeError(
+            f"{label}: got {wrong!r} ({type(wrong).__name__}), expected a name and a path as text"
+        )
     path, colon, side = text.rpartition(":")
     if not colon or side not in ("input", "output"):
         path, side = text, "output"
@@ -149,7 +152,9 @@ def run_tapped(
     outputs = as_outputs(returned, side=side)
     for tap in taps:
         if tap.name in outputs.features:
-            raise ValueError(f"{tap.label}: the {side} itself gives a feature {tap.name!r}, expected another name")
+            raise ValueError(
+                f"{tap.label}: the {side} itself gives a feature {tap.name!r}, expected another name"
+            )
     return Outputs(outputs.logits, {**outputs.features, **features})
 
 
@@ -238,12 +243,13 @@ class _Hook:
                 f"{tap.label}: {tap.path!r} was called twice in one forward, expected once; tap the module around it, "
                 "or one that is called once"
             )
-        if tap.input:
-            value = args[0] if args else next(iter(rest[0].values()), None) if rest else None
-        else:
-            value = rest[-1]
+        value = _first(args, *rest) if tap.input else rest[-1]
         # A copy: what comes next may change it in place.
         self.features[tap.name] = _tensor(value, tap).clone()
+
+
+def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def tensor_in(value: Any) -> Tensor | None:
@@ -286,7 +292,8 @@ def _all_of(taps: Sequence[Tap], features: dict[str, Tensor]) -> dict[str, Tenso
     for tap in taps:
         if tap.name not in features:
             raise ValueError(
-                f"{tap.label}: {tap.path!r} was not called in this forward, expected once, as a module: one whose "
-                "weights are used directly, or that runs as TorchScript or in another thread, passes hooks by"
+                f"{tap.label}: {tap.path!r} was not called in this forward, expected once, as a module; its hook is "
+                "passed by where only its weights are used, in TorchScript, in another thread, and in code that "
+                "torch.compile made before (torch.compiler.reset() forgets it)"
             )
     return {tap.name: features[tap.name] for tap in taps}

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdrepro import checks
+from kdrepro import checks, taps
 from kdrepro.types import Outputs, as_outputs
 
 
-def run_module(module: nn.Module, inputs: Tensor | Mapping[str, Any], *, side: str) -> Outputs:
-    """Call a network and take what it gives as `Outputs`; a mapping of inputs becomes keyword arguments."""
-    return as_outputs(module(**inputs) if isinstance(inputs, Mapping) else module(inputs), side=side)
+def run_module(
+    module: nn.Module,
+    inputs: Tensor | Mapping[str, Any],
+    *,
+    side: str,
+    tapped: Sequence[taps.Tap] = (),
+) -> Outputs:
+    """Call a network and take what it gives as `Outputs`, with the features that are `tapped` on the way.
+
+    A mapping of inputs becomes keyword arguments.
+    """
+    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
+    if tapped:
+        return taps.run_tapped(module, tapped, args, kwargs, side=side)
+    return as_outputs(module(*args, **kwargs), side=side)
 
 
 def members_of(teacher: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
@@ -46,11 +59,24 @@ class FrozenTeacher:
     T log mean_i softmax(z_i / T): the arithmetic mean of Hinton, Vinyals & Dean (2015), section 1.
     They come without features: no one member's would stand for the rest.
 
-    Raises `TypeError` for anything but modules, `ValueError` for an empty list or a member named twice.
+    `teacher_taps` names features of a teacher that does not give them itself, as `Taps` does.
+
+    Raises `TypeError` for anything but modules, `ValueError` for an empty list, a member named twice, or taps on an
+    ensemble.
     """
 
-    def __init__(self, teacher: nn.Module | Sequence[nn.Module]) -> None:
+    def __init__(
+        self, teacher: nn.Module | Sequence[nn.Module], *, teacher_taps: Mapping[str, str] | None = None
+    ) -> None:
         self.modules = members_of(teacher)
+        self.taps: tuple[taps.Tap, ...] = ()
+        if teacher_taps is not None:
+            if len(self.modules) > 1:
+                raise ValueError(
+                    f"teacher_taps: got taps on an ensemble of {len(self.modules)}, expected one teacher: "
+                    "no one member's features stand for the rest"
+                )
+            self.taps = taps.checked(self.modules[0], teacher_taps, argument="teacher_taps")
         self._sleep()
 
     def _sleep(self) -> None:
@@ -64,7 +90,9 @@ class FrozenTeacher:
         self._sleep()
         # Not inference_mode: a loss may save the teacher's tensors for its backward pass.
         with torch.no_grad():
-            outputs = [run_module(member, inputs, side="teacher") for member in self.modules]
+            outputs = [
+                run_module(member, inputs, side="teacher", tapped=self.taps) for member in self.modules
+            ]
             if len(outputs) == 1:
                 features = {name: value.detach() for name, value in outputs[0].features.items()}
                 return Outputs(outputs[0].logits.detach(), features)
@@ -94,6 +122,30 @@ class FrozenTeacher:
             for path, value in other.named_parameters():
                 if _place(value) in weights:
                     raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {advice}")
+
+
+@contextmanager
+def untouched(*roots: nn.Module) -> Iterator[None]:
+    """Put the modes and buffers of networks, and torch's random state, back afterwards."""
+    modes = [(module, module.training) for root in roots for module in root.modules()]
+    buffers = [
+        (module, name, value, value.clone())
+        for module, _ in modes
+        for name, value in module._buffers.items()
+        if value is not None
+    ]
+    places = {value.device for root in roots for value in [*root.parameters(), *root.buffers()]}
+    cuda = sorted(place.index for place in places if place.type == "cuda")
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for module, name, value, copy in buffers:
+                module._buffers[name] = value
+                value.copy_(copy)
 
 
 def mean_of_softened(member_logits: Sequence[Tensor], *, temperature: float) -> Tensor:

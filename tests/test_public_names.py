@@ -73,7 +73,9 @@ def test_every_public_name_is_documented(name):
         ("hint_loss", ["student_feature", "teacher_feature"]),
         ("HintonKD", []),
         ("Distiller", ["teacher", "student", "objective"]),
+        ("Taps", ["module", "taps"]),
         ("check", ["teacher", "student", "batch"]),
+        ("suggest_pairs", ["teacher", "student", "inputs"]),
         ("fit", ["student", "objective", "batches"]),
     ],
 )

@@ -1,0 +1,331 @@
+"""Which layers of a teacher and a student could be compared, and what regressor would bring the one to the other."""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdrepro.diagnoses import tensors
+from kdrepro.taps import parts, tensor_in, wrapped_in
+from kdrepro.teacher import members_of, run_module, untouched
+
+# A network whose features keep their size has no stages; it is cut into as many parts.
+_PARTS = 3
+# A size that has more than this share of the layers is the only one that counts: the others are a stem or a head.
+_DOMINANT = 0.75
+# A module with more than this share of the layers inside is the network, not a part of it.
+_WHOLE = 0.8
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """A layer of the teacher and one of the student that may be compared under one `name`.
+
+    `teacher` and `student` are paths for `Taps`; the shapes are those of one example: (C, H, W) for a map, (L, C) for
+    tokens, (C,) for a vector. `teacher_signed` and `student_signed` say whether the feature falls below 0 on the probe:
+    what never does, such as a ReLU, cannot reach one that does. `problem` says why no regressor fits, and is empty if
+    one does or none is needed.
+    """
+
+    name: str
+    teacher: str
+    student: str
+    teacher_shape: tuple[int, ...]
+    student_shape: tuple[int, ...]
+    teacher_signed: bool
+    student_signed: bool
+    problem: str = ""
+
+    @property
+    def regressor(self) -> str:
+        """What brings the student's feature to the teacher's shape, as code; empty if nothing is needed or fits.
+
+        For maps the convolution of Romero et al. (2015), section 2.2: no padding, a kernel of side
+        N_student − N_teacher + 1. For tokens and vectors, and maps with their channels last, a linear layer.
+        """
+        out_of_reach = self.teacher_signed and not self.student_signed
+        if self.problem or (self.student_shape == self.teacher_shape and not out_of_reach):
+            return ""
+        if len(self.student_shape) != 3 or _channels_last(self.student_shape):
+            return f"nn.Linear({self.student_shape[-1]}, {self.teacher_shape[-1]})"
+        height, width = (
+            own - other + 1 for own, other in zip(self.student_shape[1:], self.teacher_shape[1:], strict=True)
+        )
+        kernel = height if height == width else (height, width)
+        return f"nn.Conv2d({self.student_shape[0]}, {self.teacher_shape[0]}, {kernel})"
+
+    def make_regressor(self) -> nn.Module:
+        """Return the regressor with new weights; where none is needed, `nn.Identity`.
+
+        Raises `ValueError` where none fits.
+        """
+        if self.problem:
+            raise ValueError(f"{self.name}: no regressor fits, {self.problem}")
+        if not self.regressor:
+            return nn.Identity()
+        kind, _, rest = self.regressor.partition("(")
+        arguments = literal_eval(f"({rest}")
+        return nn.Linear(*arguments) if kind == "nn.Linear" else nn.Conv2d(*arguments)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    path: str
+    shape: tuple[int, ...]
+    signed: bool
+    first: int  # how many modules without an inside had been called when it began
+    last: int  # and when it ended
+    holds: bool  # has modules inside
+    weighs: bool  # multiplies by weights itself
+    depth: float = 0.0
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The positions: (H, W) of a map, (L,) of tokens, () of a vector."""
+        if len(self.shape) == 3:
+            return self.shape[:2] if _channels_last(self.shape) else self.shape[1:]
+        return self.shape[:-1]
+
+
+def suggest_pairs(
+    teacher: nn.Module, student: nn.Module, inputs: Tensor | Mapping[str, Any]
+) -> list[LayerPair]:
+    """Suggest which layers of teacher and student to compare, from what they make of one batch of `inputs`.
+
+    Networks whose maps shrink are paired by stage: the end of each size of the student's with the teacher's
+    of equal size, else the next smaller one, which is what a regressor without padding can reach. Networks
+    whose features keep their size are cut into thirds and paired by relative depth. Pairs come in order of
+    depth; `format_pairs` makes text of them. They are a start: the papers chose theirs by hand.
+
+    Both networks run in eval mode, without gradient; modes, buffers and torch's random state are afterwards what
+    they were, and no hook stays. A mapping of inputs becomes keyword arguments.
+    Raises `TypeError` for arguments of the wrong kind, `ValueError` for an ensemble, or a network with no layer that
+    gives a feature.
+
+    >>> teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
+    >>> student = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten())
+    >>> for pair in suggest_pairs(teacher, student, torch.randn(2, 3, 8, 8)):
+    ...     print(pair.name, pair.teacher, pair.student, pair.regressor)
+    pair1 1 1 nn.Conv2d(4, 8, 1)
+    pair2 3 3 nn.Conv2d(4, 8, 2)
+    """
+    networks = members_of(teacher)
+    if len(networks) > 1:
+        raise ValueError(f"teacher: got an ensemble of {len(networks)}, expected one network with features")
+    if not isinstance(student, nn.Module):
+        raise TypeError(f"student: got {type(student).__name__}, expected an nn.Module")
+    if not isinstance(inputs, Tensor | Mapping):
+        raise TypeError(f"inputs: got {type(inputs).__name__}, expected a tensor or a mapping of them")
+    theirs, ours = _chosen("teacher", networks[0], inputs), _chosen("student", student, inputs)
+    return [
+        LayerPair(
+            f"pair{number}",
+            hint.path,
+            guided.path,
+            hint.shape,
+            guided.shape,
+            hint.signed,
+            guided.signed,
+            _problem(hint.shape, guided.shape),
+        )
+        for number, (hint, guided) in enumerate(_paired(theirs, ours), 1)
+    ]
+
+
+def format_pairs(pairs: Sequence[LayerPair]) -> str:
+    """The pairs as text, each with its shapes and the regressor that it needs.
+
+    >>> print(format_pairs([LayerPair("pair1", "layer1", "stem", (64, 8, 8), (16, 8, 8), False, True)]))
+    pair1  teacher layer1 (64, 8, 8), never below 0
+           student stem (16, 8, 8), signed
+           regressor nn.Conv2d(16, 64, 1), which may end in a ReLU
+    """
+    if not pairs:
+        return "No pairs found."
+    lines = []
+    for pair in pairs:
+        if pair.problem:
+            needed = f"no regressor fits: {pair.problem}"
+        elif not pair.regressor:
+            needed = "no regressor needed"
+        else:
+            ending = "which must not end in a ReLU" if pair.teacher_signed else "which may end in a ReLU"
+            needed = f"regressor {pair.regressor}, {ending}"
+        signs = (
+            "signed" if signed else "never below 0" for signed in (pair.teacher_signed, pair.student_signed)
+        )
+        lines += [
+            f"{pair.name}  teacher {pair.teacher} {pair.teacher_shape}, {next(signs)}",
+            f"{'':{len(pair.name)}}  student {pair.student} {pair.student_shape}, {next(signs)}",
+            f"{'':{len(pair.name)}}  {needed}",
+        ]
+    return "\n".join(lines)
+
+
+def _problem(hint: tuple[int, ...], guided: tuple[int, ...]) -> str:
+    """Why no regressor brings `guided` to `hint`."""
+    if len(hint) != len(guided):
+        kinds = {1: "a vector", 2: "tokens", 3: "a map"}
+        return f"the teacher gives {kinds[len(hint)]}, the student {kinds[len(guided)]}"
+    if hint == guided:
+        return ""
+    if _channels_last(hint) != _channels_last(guided):
+        return "one map has its channels last, so permute it first"
+    if _channels_last(hint):
+        return (
+            ""
+            if hint[:2] == guided[:2]
+            else "maps of different size have their channels last, so permute them"
+        )
+    if len(hint) == 3 and any(own < other for own, other in zip(guided[1:], hint[1:], strict=True)):
+        return f"the student's map is smaller, {guided[1:]} against {hint[1:]}"
+    if len(hint) == 2 and hint[0] != guided[0]:
+        return f"the teacher gives {hint[0]} tokens, the student {guided[0]}"
+    return ""
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[0] == shape[1] != shape[2]
+
+
+def _paired(theirs: Sequence[_Layer], ours: Sequence[_Layer]) -> list[tuple[_Layer, _Layer]]:
+    """Match in order: sizes less than a factor of 2 apart, else any that a regressor bridges, else by depth alone."""
+
+    def bridged(hint: _Layer, guided: _Layer) -> bool:
+        return not _problem(hint.shape, guided.shape)
+
+    def near(hint: _Layer, guided: _Layer) -> bool:
+        sides = zip(guided.size, hint.size, strict=True)
+        return bridged(hint, guided) and all(own < 2 * other for own, other in sides)
+
+    rules: list[Callable[[_Layer, _Layer], bool]] = [near, bridged, lambda hint, guided: True]
+    return next(pairs for pairs in (_matched(theirs, ours, rule) for rule in rules) if pairs)
+
+
+def _matched(
+    theirs: Sequence[_Layer], ours: Sequence[_Layer], may: Callable[[_Layer, _Layer], bool]
+) -> list[tuple[_Layer, _Layer]]:
+    """As many pairs as there can be without crossing, and of those the nearest in size and then in depth."""
+
+    @cache
+    def best(i: int, j: int) -> tuple[int, float, tuple[tuple[_Layer, _Layer], ...]]:
+        if i == len(theirs) or j == len(ours):
+            return 0, 0.0, ()
+        options = [best(i + 1, j), best(i, j + 1)]
+        hint, guided = theirs[i], ours[j]
+        if may(hint, guided):
+            count, nearness, pairs = best(i + 1, j + 1)
+            apart = abs(hint.depth - guided.depth) + abs(prod(guided.size) / prod(hint.size) - 1)
+            options.append((count + 1, nearness - apart, ((hint, guided), *pairs)))
+        return max(options, key=lambda option: option[:2])
+
+    return list(best(0, 0)[2])
+
+
+def _chosen(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -> list[_Layer]:
+    """The layers that end a stage, or a third of a network without stages."""
+    layers = _layers(side, network, inputs)
+    if not layers:
+        raise ValueError(
+            f"{side}: got a network without a module that gives a feature once, expected at least one"
+        )
+    kind = Counter(len(layer.shape) for layer in layers).most_common(1)[0][0]
+    layers = [layer for layer in layers if len(layer.shape) == kind]
+    sizes = Counter(layer.size for layer in layers)
+    size, count = sizes.most_common(1)[0]
+    if count > _DOMINANT * len(layers):
+        alike = _alike([layer for layer in layers if layer.size == size])
+        places = {max(1, round(len(alike) * part / _PARTS)) for part in range(1, _PARTS + 1)}
+        return [alike[place - 1] for place in sorted(places)]
+    ends = [_alike([layer for layer in layers if layer.size == size])[-1] for size in sizes if prod(size) > 1]
+    # Where most stages are modules with an inside, a size that only single layers have is a stem or a head.
+    holding = [layer for layer in ends if layer.holds]
+    return sorted(holding if len(holding) > 1 else ends, key=lambda layer: layer.last)
+
+
+def _alike(layers: Sequence[_Layer]) -> list[_Layer]:
+    """The largest module of one size and its siblings of that size, in order."""
+    largest = max(layers, key=lambda layer: (layer.holds, layer.last - layer.first, -layer.path.count(".")))
+    siblings = [
+        layer
+        for layer in layers
+        if layer.holds == largest.holds and layer.path.rpartition(".")[0] == largest.path.rpartition(".")[0]
+    ]
+    # Of single layers those that come last before the next weights: behind normalisation and non-linearity.
+    return [
+        layer
+        for layer, following in zip(siblings, [*siblings[1:], None], strict=True)
+        if layer.holds or following is None or following.weighs
+    ]
+
+
+class _Listener:
+    """Notes what each module that is called gives for each example."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.leaves = 0
+        self.calls: Counter[str] = Counter()
+        self.started: dict[str, int] = {}
+        self.found: dict[str, _Layer] = {}
+
+    def start(self, path: str) -> None:
+        self.calls[path] += 1
+        self.started[path] = self.leaves
+
+    def end(self, path: str, module: nn.Module, output: object) -> None:
+        holds = bool(module._modules)
+        self.leaves += not holds
+        value = tensor_in(output)
+        if value is None or not value.is_floating_point() or not 2 <= value.ndim <= 4:
+            return
+        if len(value) != self.count or not value.numel():
+            return
+        # What is below 0 by a rounding of the largest value is not below 0.
+        signed = bool((value < -1e-6 * value.abs().amax()).any())
+        weighs = any(weight.ndim > 1 for weight in module._parameters.values() if weight is not None)
+        self.found[path] = _Layer(
+            path, tuple(value.shape[1:]), signed, self.started[path], self.leaves, holds, weighs
+        )
+
+
+def _layers(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -> list[_Layer]:
+    """The modules that are called once and give a feature, in the order in which they end."""
+    # Code that was compiled passes hooks by, and replicas would be several.
+    while (inside := wrapped_in(network)) is not None:
+        network = inside
+    count = next((len(value) for value in tensors(inputs).values() if value.ndim), 0)
+    if not count:
+        raise ValueError("inputs: got no examples, expected at least one")
+    listener, handles = _Listener(count), []
+    with untouched(network), torch.no_grad():
+        try:
+            for path, module in parts(network):
+                if path:
+                    handles += [
+                        module.register_forward_pre_hook(
+                            lambda module, given, path=path: listener.start(path)
+                        ),
+                        module.register_forward_hook(
+                            lambda module, given, output, path=path: listener.end(path, module, output)
+                        ),
+                    ]
+            logits = run_module(network.eval(), inputs, side=side).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+    return [
+        replace(layer, depth=layer.last / listener.leaves)
+        for layer in listener.found.values()
+        if listener.calls[layer.path] == 1
+        and layer.last - layer.first <= max(1, _WHOLE * listener.leaves)
+        and not (layer.last == listener.leaves and layer.shape == logits.shape[1:])
+    ]
