@@ -24,7 +24,7 @@ from kdrepro.caching import CachedTeacher
 from kdrepro.data.batches import Batches
 from kdrepro.members import Ask, History, Member, Trainee
 from kdrepro.teacher import FrozenTeacher, run_module
-from kdrepro.types import Batch, Outputs
+from kdrepro.types import Batch, Outputs, TrainingData
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
 _LOOK_EVERY = 50
@@ -90,7 +90,7 @@ def outputs(
 def fit(
     student: nn.Module,
     objective: nn.Module,
-    batches: Batches,
+    batches: TrainingData,
     *,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
     epochs: int,
@@ -151,7 +151,7 @@ def fit(
 
 def fit_cohort(
     members: Sequence[Member],
-    batches: Batches,
+    batches: TrainingData,
     *,
     epochs: int,
     teacher: Teacher | None = None,
@@ -177,12 +177,14 @@ def fit_cohort(
     run = devices.accelerator(device)
     precision = devices.precision_for(precision, run.device)
     data = batches.to(run.device)
-    if len(data.inputs) % data.batch_size and len(data.inputs) % data.batch_size < run.num_processes:
+    if 0 < data.examples % data.batch_size < run.num_processes:
         raise ValueError(
             f"batch_size: its last batch has fewer examples than the {run.num_processes} processes"
         )
     ask = _teacher_outputs(teacher, members, precision, run.device)
     if isinstance(teacher, CachedTeacher):
+        if not isinstance(data, Batches):
+            raise TypeError(f"teacher: got cached outputs with {type(data).__name__}, expected Batches")
         teacher.check_fits(data)
     if isinstance(teacher, nn.Module | FrozenTeacher):
         frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
@@ -212,7 +214,7 @@ def fit_cohort(
 def _epoch(
     epoch: int,
     active: Sequence[Trainee],
-    data: Batches,
+    data: TrainingData,
     ask: Ask | None,
     run: Accelerator,
     bar: tqdm[Any] | None,
@@ -265,10 +267,14 @@ def _share(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
     if run.num_processes == 1:
         return batch, 1.0
     rows = slice(run.process_index, None, run.num_processes)
+    inputs = batch.inputs
+    own_inputs = (
+        inputs[rows] if isinstance(inputs, Tensor) else {name: value[rows] for name, value in inputs.items()}
+    )
     mask = None if batch.mask is None else batch.mask[rows]
     index = None if batch.index is None else batch.index[rows]
-    own = Batch(batch.inputs[rows], batch.targets[rows], mask, index)
-    return own, len(own.inputs) * run.num_processes / len(batch.inputs)
+    own = Batch(own_inputs, batch.targets[rows], mask, index)
+    return own, len(own.targets) * run.num_processes / len(batch.targets)
 
 
 def _bar(progress: str | None, total: int, done: int, run: Accelerator) -> tqdm[Any] | None:

@@ -16,9 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import checks, devices
 from kdrepro.checkpoints import load_state, save_state
-from kdrepro.data.batches import Batches
 from kdrepro.teacher import run_module
-from kdrepro.types import Batch, Outputs
+from kdrepro.types import Batch, Outputs, TrainingData
 
 Ask = Callable[[Batch], Outputs]
 
@@ -87,7 +86,7 @@ class Trainee:
     """A `Member` on its device: what the loop of `fit` asks for one step, and for the start and end of an epoch."""
 
     def __init__(
-        self, member: Member, data: Batches, *, epochs: int, run: Accelerator, precision: str
+        self, member: Member, data: TrainingData, *, epochs: int, run: Accelerator, precision: str
     ) -> None:
         self.member, self.data, self.epochs, self.run = member, data, epochs, run
         if devices.has_images(member.student):
@@ -208,16 +207,15 @@ def _set_random_state(states: list[Tensor], device: torch.device) -> None:
 
 
 @torch.no_grad()
-def _try_one(step: Step, ask: Ask | None, data: Batches) -> None:
+def _try_one(step: Step, ask: Ask | None, data: TrainingData) -> None:
     """Run the first examples through student, teacher and objective, so that what cannot work fails before training."""
-    several = slice(0, min(2, len(data.inputs)))
-    index = torch.arange(len(data.inputs), device=data.inputs.device)[several]
-    counted = Batch(data.inputs, data.targets, data.mask).counted_targets
-    batch = Batch(data.inputs[several], counted[several], None, index)
+    batch = data.first(2)
+    # Whatever its mask, the first examples count here.
+    batch = Batch(batch.inputs, batch.counted_targets, None, batch.index)
     mode = step.training
     step.eval()
     outputs = run_module(step.student, batch.inputs, side="student")
-    checks.class_targets(counted, classes=outputs.logits.shape[-1])
+    data.check_classes(outputs.logits.shape[-1])
     taught = ask(batch) if ask else None
     for side, logits in (("student", outputs.logits), ("teacher", taught.logits if taught else None)):
         # A class that is -inf throughout is one that is left out, which the losses allow.
@@ -237,7 +235,7 @@ def _look(
     number: int,
     step: Step,
     ask: Ask | None,
-    data: Batches,
+    data: TrainingData,
 ) -> None:
     """Raise at the first step of `recent` whose loss is not finite, saying which side broke."""
     finite = torch.stack([torch.stack(list(terms.values())).sum() for terms in recent]).isfinite()
@@ -271,12 +269,12 @@ def _is_new_best(curve: list[float]) -> bool:
     return curve[-1] == curve[-1] and not any(earlier <= curve[-1] for earlier in curve[:-1])
 
 
-def _signature(step: Step, data: Batches, epochs: int, optimizer: Optimizer) -> dict[str, Any]:
+def _signature(step: Step, data: TrainingData, epochs: int, optimizer: Optimizer) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "batch_size": data.batch_size,
         "seed": data.seed,
-        "examples": len(data.inputs),
+        "examples": data.examples,
         "precision": step.precision,
         "objective": repr(step.objective),
         # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.

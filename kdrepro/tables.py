@@ -110,6 +110,7 @@ def _filled(text: str, rows: Sequence[Row]) -> str:
         found = [row for row in rows if row.arm == arm]
         if not found:
             return "[not run yet]"
+        found = [row for row in found if row.protocol == found[0].protocol]
         values = [setting(row.config[key]) for row in found if key in row.config]
         return " or ".join(dict.fromkeys(values)) or f"[{key} not recorded]"
 
@@ -119,7 +120,8 @@ def _filled(text: str, rows: Sequence[Row]) -> str:
 def deviations_table(key: str, ledger: Ledger) -> pd.DataFrame:
     """Where we do other than the paper, or where it leaves something open; our figures come from the rows."""
     found = paper(key)
-    rows = rows_shown(ledger, found.recipe, "paper")
+    # An arm that is only recorded in a shorter schedule shows that.
+    rows = [row for protocol in ("paper", "reduced") for row in rows_shown(ledger, found.recipe, protocol)]
     records = [
         {"Topic": each.topic, "Paper": each.paper, "Code": each.code, "We do": _filled(each.ours, rows)}
         for each in found.deviations

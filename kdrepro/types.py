@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +17,12 @@ PAD, START, END, UNKNOWN = 0, 1, 2, 3
 class Batch:
     """One batch of training data.
 
-    Shapes: `inputs` (B, ...), `targets` (B,) or (B, L) class numbers, `mask` like `targets`, boolean, True where a
-    position counts (`None`: all do), `index` (B,) positions of the examples in their data set.
+    Shapes: `inputs` (B, ...), or a mapping of such tensors, which a network takes as keyword arguments; `targets` (B,)
+    or (B, L) class numbers, `mask` like `targets`, boolean, True where a position counts (`None`: all do), `index` (B,)
+    positions of the examples in their data set.
     """
 
-    inputs: Tensor
+    inputs: Tensor | Mapping[str, Tensor]
     targets: Tensor
     mask: Tensor | None = None
     index: Tensor | None = None
@@ -43,6 +45,32 @@ class Outputs:
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
+
+
+class TrainingData(Protocol):
+    """What `fit` asks of a data set in batches: `Batches` for whole tensors, `SentenceBatches` for text."""
+
+    seed: int
+    batch_size: int
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+    def to(self, device: torch.device | str) -> TrainingData:
+        """Return the same batches with the data on `device`."""
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, counted from 0: the same ones for the same seed and epoch."""
+
+    def first(self, count: int) -> Batch:
+        """Return the first examples, as they are."""
+
+    def check_classes(self, classes: int) -> None:
+        """Raise `ValueError` unless every target that counts is a class number below `classes`."""
 
 
 def as_outputs(value: Any, *, side: str = "model") -> Outputs:

@@ -124,6 +124,22 @@ class Batches:
         """Return the number of batches in an epoch."""
         return (len(self.inputs) + self.batch_size - 1) // self.batch_size
 
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+        return len(self.inputs)
+
+    def first(self, count: int) -> Batch:
+        """Return the first examples, not augmented."""
+        several = slice(0, min(count, len(self.inputs)))
+        index = torch.arange(len(self.inputs), device=self.inputs.device)[several]
+        mask = None if self.mask is None else self.mask[several]
+        return Batch(self.inputs[several], self.targets[several], mask, index)
+
+    def check_classes(self, classes: int) -> None:
+        """Raise `ValueError` unless every target that counts is a class number below `classes`."""
+        checks.class_targets(Batch(self.inputs, self.targets, self.mask).counted_targets, classes=classes)
+
     def to(self, device: torch.device | str) -> Batches:
         """Return the same batches with the whole data set on `device`."""
         mask = None if self.mask is None else self.mask.to(device)

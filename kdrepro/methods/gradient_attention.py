@@ -46,9 +46,9 @@ def gradient_attention_transfer(
     weight = checks.positive("gradient_weight", gradient_weight)
     if any(part.training for part in teacher.modules()):
         raise ValueError("teacher: got a net in train mode, expected eval mode: call teacher.eval()")
-    targets = batch.counted_targets
-    losses, ours = loss_and_input_gradient(student, batch.inputs, targets, create_graph=True)
-    _, theirs = loss_and_input_gradient(teacher, batch.inputs, targets)
+    inputs, targets = _pictures(batch), batch.counted_targets
+    losses, ours = loss_and_input_gradient(student, inputs, targets, create_graph=True)
+    _, theirs = loss_and_input_gradient(teacher, inputs, targets)
     distance = gradient_attention_loss(ours, theirs)
     return {
         "gradient": weight * masked_mean(distance, batch.mask),
@@ -65,11 +65,17 @@ def gradient_symmetry(student: nn.Module, batch: Batch, *, gradient_weight: floa
     already weighted. Raises `ValueError` for a weight not above 0.
     """
     weight = checks.positive("gradient_weight", gradient_weight)
-    targets = batch.counted_targets
-    losses, gradient = loss_and_input_gradient(student, batch.inputs, targets, create_graph=True)
-    _, mirrored = loss_and_input_gradient(student, batch.inputs.flip(-1), targets, create_graph=True)
+    inputs, targets = _pictures(batch), batch.counted_targets
+    losses, gradient = loss_and_input_gradient(student, inputs, targets, create_graph=True)
+    _, mirrored = loss_and_input_gradient(student, inputs.flip(-1), targets, create_graph=True)
     distance = gradient_symmetry_loss(gradient, mirrored)
     return {
         "gradient": weight * masked_mean(distance, batch.mask),
         "hard": masked_mean(losses, batch.mask),
     }
+
+
+def _pictures(batch: Batch) -> Tensor:
+    if not isinstance(batch.inputs, Tensor):
+        raise TypeError(f"batch: got inputs of {type(batch.inputs).__name__}, expected a tensor of pictures")
+    return batch.inputs
