@@ -94,6 +94,10 @@ class _Layer:
             return self.shape[:2] if _channels_last(self.shape) else self.shape[1:]
         return self.shape[:-1]
 
+    def around(self, other: _Layer) -> bool:
+        """Whether the other lies inside, and is of another size."""
+        return other.path.startswith(f"{self.path}.") and other.size != self.size
+
 
 def suggest_pairs(
     teacher: nn.Module, student: nn.Module, inputs: Tensor | Mapping[str, Any]
@@ -245,7 +249,11 @@ def _chosen(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -
         alike = _alike([layer for layer in layers if layer.size == size])
         places = {max(1, round(len(alike) * part / _PARTS)) for part in range(1, _PARTS + 1)}
         return [alike[place - 1] for place in sorted(places)]
-    ends = [_alike([layer for layer in layers if layer.size == size])[-1] for size in sizes if prod(size) > 1]
+    stages = [[layer for layer in layers if layer.size == size] for size in sizes if prod(size) > 1]
+    ends = [_alike(stage)[-1] for stage in stages]
+    # What holds the end of another stage is more than a stage.
+    apart = [[layer for layer in stage if not any(map(layer.around, ends))] or stage for stage in stages]
+    ends = [_alike(stage)[-1] for stage in apart]
     # Where most stages are modules with an inside, a size that only single layers have is a stem or a head.
     holding = [layer for layer in ends if layer.holds]
     return sorted(holding if len(holding) > 1 else ends, key=lambda layer: layer.last)

@@ -94,7 +94,7 @@ def _checked(module: nn.Module, name: object, text: object, label: str) -> Tap:
             f"{label}: got {wrong!r} ({type(wrong).__name__}), expected a name and a path as text"
         )
     path, colon, side = text.rpartition(":")
-    if not colon or side not in ("input", "output"):
+    if not colon or side not in ("input", "output") or chain(module, text) is not None:
         path, side = text, "output"
     if chain(module, path) is None:
         paths = [found for found, _ in parts(module) if found]
@@ -114,14 +114,15 @@ def chain(module: nn.Module, path: str) -> list[nn.Module] | None:
     found = [module]
     for part in path.split("."):
         below = found[-1]._modules.get(part)
-        while below is None:
-            inner = wrapped_in(found[-1])
-            if inner is None:
-                return None
+        while below is None and (inner := wrapped_in(found[-1])) is not None:
             found.append(inner)
             below = inner._modules.get(part)
-        found.append(below)
-    return found
+        if below is not None:
+            found.append(below)
+        # A path that names a wrapper leads into what it wraps too.
+        elif part not in _WRAPPED or len(found) > 1:
+            return None
+    return found if len(found) > 1 else None
 
 
 def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
