@@ -85,6 +85,7 @@ class _Layer:
     last: int  # and when it ended
     holds: bool  # has modules inside
     weighs: bool  # multiplies by weights itself
+    kind: type[nn.Module]
     depth: float = 0.0
 
     @property
@@ -246,7 +247,8 @@ def _chosen(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -
     sizes = Counter(layer.size for layer in layers)
     size, count = sizes.most_common(1)[0]
     if count > _DOMINANT * len(layers):
-        alike = _alike([layer for layer in layers if layer.size == size])
+        layers = [layer for layer in layers if layer.size == size]
+        alike = _alike([layer for layer in layers if not _repeats(layer, layers)] or layers)
         places = {max(1, round(len(alike) * part / _PARTS)) for part in range(1, _PARTS + 1)}
         return [alike[place - 1] for place in sorted(places)]
     stages = [[layer for layer in layers if layer.size == size] for size in sizes if prod(size) > 1]
@@ -257,6 +259,15 @@ def _chosen(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -
     # Where most stages are modules with an inside, a size that only single layers have is a stem or a head.
     holding = [layer for layer in ends if layer.holds]
     return sorted(holding if len(holding) > 1 else ends, key=lambda layer: layer.last)
+
+
+def _repeats(layer: _Layer, layers: Sequence[_Layer]) -> bool:
+    """Whether it is a row of modules of one class, and so a part of the network no more than the row is."""
+    inside = [each for each in layers if each.holds and each.path.startswith(f"{layer.path}.")]
+    rows: dict[tuple[str, type[nn.Module]], list[int]] = {}
+    for each in inside:
+        rows.setdefault((each.path.rpartition(".")[0], each.kind), []).append(each.last - each.first)
+    return any(len(row) > 1 and 2 * sum(row) > layer.last - layer.first for row in rows.values())
 
 
 def _alike(layers: Sequence[_Layer]) -> list[_Layer]:
@@ -299,9 +310,15 @@ class _Listener:
             return
         # What is below 0 by a rounding of the largest value is not below 0.
         signed = bool((value < -1e-6 * value.abs().amax()).any())
-        weighs = any(weight.ndim > 1 for weight in module._parameters.values() if weight is not None)
         self.found[path] = _Layer(
-            path, tuple(value.shape[1:]), signed, self.started[path], self.leaves, holds, weighs
+            path=path,
+            shape=tuple(value.shape[1:]),
+            signed=signed,
+            first=self.started[path],
+            last=self.leaves,
+            holds=holds,
+            weighs=any(weight.ndim > 1 for weight in module._parameters.values() if weight is not None),
+            kind=type(module),
         )
 
 
