@@ -5,24 +5,20 @@ from __future__ import annotations
 from ast import literal_eval
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from kdrepro.diagnoses import tensors
-from kdrepro.taps import parts, tensor_in, wrapped_in
-from kdrepro.teacher import members_of, run_module, untouched
+from kdrepro.probe import Layer, channels_last, layers_of
+from kdrepro.teacher import members_of
 
 # A network whose features keep their size has no stages; it is cut into as many parts.
 _PARTS = 3
 # A size that has more than this share of the layers is the only one that counts: the others are a stem or a head.
 _DOMINANT = 0.75
-# A module with more than this share of the layers inside is the network, not a part of it.
-_WHOLE = 0.8
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class LayerPair:
         out_of_reach = self.teacher_signed and not self.student_signed
         if self.problem or (self.student_shape == self.teacher_shape and not out_of_reach):
             return ""
-        if len(self.student_shape) != 3 or _channels_last(self.student_shape):
+        if len(self.student_shape) != 3 or channels_last(self.student_shape):
             return f"nn.Linear({self.student_shape[-1]}, {self.teacher_shape[-1]})"
         height, width = (
             own - other + 1 for own, other in zip(self.student_shape[1:], self.teacher_shape[1:], strict=True)
@@ -76,30 +72,6 @@ class LayerPair:
         return nn.Linear(*arguments) if kind == "nn.Linear" else nn.Conv2d(*arguments)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    path: str
-    shape: tuple[int, ...]
-    signed: bool
-    first: int  # how many modules without an inside had been called when it began
-    last: int  # and when it ended
-    holds: bool  # has modules inside
-    weighs: bool  # multiplies by weights itself
-    kind: type[nn.Module]
-    depth: float = 0.0
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """The positions: (H, W) of a map, (L,) of tokens, () of a vector."""
-        if len(self.shape) == 3:
-            return self.shape[:2] if _channels_last(self.shape) else self.shape[1:]
-        return self.shape[:-1]
-
-    def around(self, other: _Layer) -> bool:
-        """Whether the other lies inside, and is of another size."""
-        return other.path.startswith(f"{self.path}.") and other.size != self.size
-
-
 def suggest_pairs(
     teacher: nn.Module, student: nn.Module, inputs: Tensor | Mapping[str, Any]
 ) -> list[LayerPair]:
@@ -115,6 +87,7 @@ def suggest_pairs(
     Raises `TypeError` for arguments of the wrong kind, `ValueError` for an ensemble, or a network with no layer that
     gives a feature.
 
+    >>> import torch
     >>> teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
     >>> student = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten())
     >>> for pair in suggest_pairs(teacher, student, torch.randn(2, 3, 8, 8)):
@@ -182,9 +155,9 @@ def _problem(hint: tuple[int, ...], guided: tuple[int, ...]) -> str:
         return f"the teacher gives {kinds[len(hint)]}, the student {kinds[len(guided)]}"
     if hint == guided:
         return ""
-    if _channels_last(hint) != _channels_last(guided):
+    if channels_last(hint) != channels_last(guided):
         return "one map has its channels last, so permute it first"
-    if _channels_last(hint):
+    if channels_last(hint):
         return (
             ""
             if hint[:2] == guided[:2]
@@ -197,31 +170,27 @@ def _problem(hint: tuple[int, ...], guided: tuple[int, ...]) -> str:
     return ""
 
 
-def _channels_last(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[0] == shape[1] != shape[2]
-
-
-def _paired(theirs: Sequence[_Layer], ours: Sequence[_Layer]) -> list[tuple[_Layer, _Layer]]:
+def _paired(theirs: Sequence[Layer], ours: Sequence[Layer]) -> list[tuple[Layer, Layer]]:
     """Match in order: sizes less than a factor of 2 apart, else any that a regressor bridges, else by depth alone."""
 
-    def bridged(hint: _Layer, guided: _Layer) -> bool:
+    def bridged(hint: Layer, guided: Layer) -> bool:
         return not _problem(hint.shape, guided.shape)
 
-    def near(hint: _Layer, guided: _Layer) -> bool:
+    def near(hint: Layer, guided: Layer) -> bool:
         sides = zip(guided.size, hint.size, strict=True)
         return bridged(hint, guided) and all(own < 2 * other for own, other in sides)
 
-    rules: list[Callable[[_Layer, _Layer], bool]] = [near, bridged, lambda hint, guided: True]
+    rules: list[Callable[[Layer, Layer], bool]] = [near, bridged, lambda hint, guided: True]
     return next(pairs for pairs in (_matched(theirs, ours, rule) for rule in rules) if pairs)
 
 
 def _matched(
-    theirs: Sequence[_Layer], ours: Sequence[_Layer], may: Callable[[_Layer, _Layer], bool]
-) -> list[tuple[_Layer, _Layer]]:
+    theirs: Sequence[Layer], ours: Sequence[Layer], may: Callable[[Layer, Layer], bool]
+) -> list[tuple[Layer, Layer]]:
     """As many pairs as there can be without crossing, and of those the nearest in size and then in depth."""
 
     @cache
-    def best(i: int, j: int) -> tuple[int, float, tuple[tuple[_Layer, _Layer], ...]]:
+    def best(i: int, j: int) -> tuple[int, float, tuple[tuple[Layer, Layer], ...]]:
         if i == len(theirs) or j == len(ours):
             return 0, 0.0, ()
         options = [best(i + 1, j), best(i, j + 1)]
@@ -235,9 +204,9 @@ def _matched(
     return list(best(0, 0)[2])
 
 
-def _chosen(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -> list[_Layer]:
+def _chosen(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -> list[Layer]:
     """The layers that end a stage, or a third of a network without stages."""
-    layers = _layers(side, network, inputs)
+    layers = layers_of(side, network, inputs)
     if not layers:
         raise ValueError(
             f"{side}: got a network without a module that gives a feature once, expected at least one"
@@ -261,7 +230,7 @@ def _chosen(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -
     return sorted(holding if len(holding) > 1 else ends, key=lambda layer: layer.last)
 
 
-def _repeats(layer: _Layer, layers: Sequence[_Layer]) -> bool:
+def _repeats(layer: Layer, layers: Sequence[Layer]) -> bool:
     """Whether it is a row of modules of one class, and so a part of the network no more than the row is."""
     inside = [each for each in layers if each.holds and each.path.startswith(f"{layer.path}.")]
     rows: dict[tuple[str, type[nn.Module]], list[int]] = {}
@@ -270,7 +239,7 @@ def _repeats(layer: _Layer, layers: Sequence[_Layer]) -> bool:
     return any(len(row) > 1 and 2 * sum(row) > layer.last - layer.first for row in rows.values())
 
 
-def _alike(layers: Sequence[_Layer]) -> list[_Layer]:
+def _alike(layers: Sequence[Layer]) -> list[Layer]:
     """The largest module of one size and its siblings of that size, in order."""
     largest = max(layers, key=lambda layer: (layer.holds, layer.last - layer.first, -layer.path.count(".")))
     siblings = [
@@ -283,74 +252,4 @@ def _alike(layers: Sequence[_Layer]) -> list[_Layer]:
         layer
         for layer, following in zip(siblings, [*siblings[1:], None], strict=True)
         if layer.holds or following is None or following.weighs
-    ]
-
-
-class _Listener:
-    """Notes what each module that is called gives for each example."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.leaves = 0
-        self.calls: Counter[str] = Counter()
-        self.started: dict[str, int] = {}
-        self.found: dict[str, _Layer] = {}
-
-    def start(self, path: str) -> None:
-        self.calls[path] += 1
-        self.started[path] = self.leaves
-
-    def end(self, path: str, module: nn.Module, output: object) -> None:
-        holds = bool(module._modules)
-        self.leaves += not holds
-        value = tensor_in(output)
-        if value is None or not value.is_floating_point() or not 2 <= value.ndim <= 4:
-            return
-        if len(value) != self.count or not value.numel():
-            return
-        # What is below 0 by a rounding of the largest value is not below 0.
-        signed = bool((value < -1e-6 * value.abs().amax()).any())
-        self.found[path] = _Layer(
-            path=path,
-            shape=tuple(value.shape[1:]),
-            signed=signed,
-            first=self.started[path],
-            last=self.leaves,
-            holds=holds,
-            weighs=any(weight.ndim > 1 for weight in module._parameters.values() if weight is not None),
-            kind=type(module),
-        )
-
-
-def _layers(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any]) -> list[_Layer]:
-    """The modules that are called once and give a feature, in the order in which they end."""
-    # Code that was compiled passes hooks by, and replicas would be several.
-    while (inside := wrapped_in(network)) is not None:
-        network = inside
-    count = next((len(value) for value in tensors(inputs).values() if value.ndim), 0)
-    if not count:
-        raise ValueError("inputs: got no examples, expected at least one")
-    listener, handles = _Listener(count), []
-    with untouched(network), torch.no_grad():
-        try:
-            for path, module in parts(network):
-                if path:
-                    handles += [
-                        module.register_forward_pre_hook(
-                            lambda module, given, path=path: listener.start(path)
-                        ),
-                        module.register_forward_hook(
-                            lambda module, given, output, path=path: listener.end(path, module, output)
-                        ),
-                    ]
-            logits = run_module(network.eval(), inputs, side=side).logits
-        finally:
-            for handle in handles:
-                handle.remove()
-    return [
-        replace(layer, depth=layer.last / listener.leaves)
-        for layer in listener.found.values()
-        if listener.calls[layer.path] == 1
-        and layer.last - layer.first <= max(1, _WHOLE * listener.leaves)
-        and not (layer.last == listener.leaves and layer.shape == logits.shape[1:])
     ]
