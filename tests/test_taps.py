@@ -555,8 +555,6 @@ def test_code_that_was_compiled_in_pieces_without_hooks_is_noticed():
         ValueError, match=r"was not called in this forward.*torch.compiler.reset\(\) forgets it"
     ):
         around(net)(INPUTS)
-    torch.compiler.reset()
-    assert_right(around(net)(INPUTS), net, INPUTS)
 
 
 @pytest.mark.parametrize("what", ["net.compile()", "a block", "a block in place"])
