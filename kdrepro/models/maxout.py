@@ -92,7 +92,8 @@ def maxout_net(
     U(−`init_range`, `init_range`), biases are 0, one per channel. Dropout stands before each layer, `input_dropout`
     before the first.
 
-    Shapes: (B, C, H, W) → logits (B, `classes`). Raises `ValueError` where a map becomes smaller than its kernel.
+    Shapes: (B, C, H, W) → logits (B, `classes`). Raises `ValueError` where a map becomes smaller than its
+    kernel or pool.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, height, width = image
@@ -125,9 +126,10 @@ def _side(number: int, stage: Stage, side: int) -> int:
     side = side + 2 * stage.padding - stage.kernel + 1
     if stage.pool and side >= 1:
         size, stride = stage.pool
-        side = max(0, -((size - side) // stride)) + 1 if side > size else 1
+        # As many windows as it takes to cover the map, the last of which may reach beyond it but starts inside.
+        side = min(-((size - side) // stride), (side - 1) // stride) + 1
     if side < 1:
-        raise ValueError(f"stages: layer{number}'s kernel of {stage.kernel} is larger than what it is given")
+        raise ValueError(f"stages: layer{number}'s kernel or pool is larger than the map that it is given")
     return side
 
 
