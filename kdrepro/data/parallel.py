@@ -1,0 +1,121 @@
+"""Parallel text: sentence pairs for training, choosing and testing, from any two files of one sentence a line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kdrepro.data.text import Vocabulary, words
+from kdrepro.types import UNKNOWN
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ParallelText:
+    """Pairs (source, target) of raw text: for training, for choosing (`valid`), and a `test` that is looked at once.
+
+    `further` holds test sets beyond the first by name; `digest` is that of the content.
+    """
+
+    name: str
+    digest: str
+    train: list[Pair]
+    valid: list[Pair]
+    test: list[Pair]
+    further: Mapping[str, list[Pair]] = field(default_factory=dict)
+
+    def few(self, *, train: int, valid: int, test: int) -> ParallelText:
+        """Keep the first pairs of each part, and no further test set."""
+        return replace(
+            self, train=self.train[:train], valid=self.valid[:valid], test=self.test[:test], further={}
+        )
+
+
+def encode_pairs(
+    pairs: Sequence[Pair], source: Vocabulary, target: Vocabulary
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the numbers of the words of the sources and of the targets, as `SentenceBatches` takes them."""
+    return [source.encode(words(one)) for one, _ in pairs], [target.encode(words(one)) for _, one in pairs]
+
+
+def unknown_share(texts: Sequence[str], vocabulary: Vocabulary) -> float:
+    """Return the share of the words of `texts` that the vocabulary does not hold, in [0, 1]."""
+    numbers = [number for text in texts for number in vocabulary.encode(words(text))]
+    return numbers.count(UNKNOWN) / max(1, len(numbers))
+
+
+def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.PathLike[str]) -> ParallelText:
+    """Read two plain text files, UTF-8, of which line n of one translates line n of the other.
+
+    A twentieth of the pairs, at most 1,000, is kept for choosing and as many for testing. Which ones depends on the
+    source sentences alone, not on their order, and pairs with one source stay together, so that no sentence is tested
+    that was trained on. The training pairs keep their order. The name is that of the two files.
+
+    Raises `FileNotFoundError` for a file that is not there, and `ValueError`, naming file and line, for text that is
+    not UTF-8, empty lines, files of different length, and fewer than three different source sentences.
+    """
+    sources, targets = (_lines(Path(file)) for file in (source_file, target_file))
+    if len(sources) != len(targets):
+        raise ValueError(
+            f"{target_file}: got {len(targets):,} lines, expected the {len(sources):,} of {source_file}: "
+            "line n of one file translates line n of the other"
+        )
+    pairs = list(zip(sources, targets, strict=True))
+    by_source: dict[str, list[int]] = {}
+    for place, source in enumerate(sources):
+        by_source.setdefault(source, []).append(place)
+    if len(by_source) < 3:
+        raise ValueError(
+            f"{source_file}: got {len(by_source)} different sentences, expected at least 3, some each for training, "
+            "choosing and testing"
+        )
+    count = max(1, min(1000, len(pairs) // 20))
+    shuffled = sorted(by_source, key=lambda source: hashlib.sha256(source.encode()).digest())
+    held_out: list[list[int]] = []
+    for _ in range(2):
+        part: list[int] = []
+        # At least one sentence is left for each part that follows.
+        while len(part) < count and len(shuffled) > 2 - len(held_out):
+            part += by_source[shuffled.pop()]
+        held_out.append(part)
+    test, valid = ([pairs[place] for place in sorted(part)] for part in held_out)
+    kept = {place for part in held_out for place in part}
+    train = [pair for place, pair in enumerate(pairs) if place not in kept]
+    digest = hashlib.sha256("\0".join("\n".join(side) for side in (sources, targets)).encode()).hexdigest()
+    name = f"{Path(source_file).name} and {Path(target_file).name}"
+    return ParallelText(name, f"sha256:{digest[:16]}", train, valid, test)
+
+
+def _lines(file: Path) -> list[str]:
+    """Read a file's sentences, without the spaces around them."""
+    # Other characters that end a line for Python, such as U+2028, are part of a sentence here.
+    lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{file}: got an empty file, expected one sentence a line")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(line.decode("utf-8").strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{file}: got byte 0x{line[error.start]:02x} at position {error.start + 1} of line {number}, expected "
+                "UTF-8: convert it, with iconv for example"
+            ) from error
+        if "\0" in found[-1]:
+            raise ValueError(
+                f"{file}: got a zero byte in line {number}, expected UTF-8: it looks like UTF-16 or binary"
+            )
+    empty = [str(number) for number, line in enumerate(found, start=1) if not line]
+    if empty:
+        more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
+        raise ValueError(
+            f"{file}: got nothing in line {', '.join(empty[:5])}{more}, expected a sentence in every line: take the "
+            "line out of both files"
+        )
+    return found
