@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from kdrepro.losses.reduce import masked_mean as masked_mean
     from kdrepro.losses.reduce import mean as mean
     from kdrepro.methods.attention_transfer import AttentionTransfer as AttentionTransfer
+    from kdrepro.methods.fitnets import FitNetKD as FitNetKD
+    from kdrepro.methods.fitnets import HintStage as HintStage
+    from kdrepro.methods.fitnets import JointFitNet as JointFitNet
+    from kdrepro.methods.fitnets import regressor as regressor
     from kdrepro.methods.hinton_kd import HintonKD as HintonKD
     from kdrepro.methods.supervised import Supervised as Supervised
     from kdrepro.taps import Taps as Taps
@@ -40,7 +44,10 @@ _HOME = {
     "Batches": "data.batches",
     "Distilled": "distiller",
     "Distiller": "distiller",
+    "FitNetKD": "methods.fitnets",
+    "HintStage": "methods.fitnets",
     "HintonKD": "methods.hinton_kd",
+    "JointFitNet": "methods.fitnets",
     "Outputs": "types",
     "Supervised": "methods.supervised",
     "Taps": "taps",
@@ -56,6 +63,7 @@ _HOME = {
     "masked_mean": "losses.reduce",
     "mean": "losses.reduce",
     "predict": "engine",
+    "regressor": "methods.fitnets",
     "reverse_kl": "losses.logits",
     "soft_target_loss": "losses.logits",
     "suggest_pairs": "layer_pairs",

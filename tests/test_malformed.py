@@ -42,6 +42,7 @@ from kdrepro import (
 )
 from kdrepro.data import cifar, mnist
 from kdrepro.data.batches import CropFlip, Jitter
+from kdrepro.models.maxout import Maxout, Stage, maxout_net
 from kdrepro.models.mlp import MLP, max_norm_
 from kdrepro.models.wide_resnet import WideResNet
 
@@ -167,6 +168,7 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
         **{module.__name__.rpartition(".")[2]: module for module in modules},
         **{make.__name__: make for make in SHORTHANDS},
         **{each.__name__: each for each in (Returns, CropFlip, Jitter, MLP, WideResNet, max_norm_)},
+        **{each.__name__: each for each in (Maxout, Stage, maxout_net)},
         "network": kept(network),
         "book": import_module("kdrepro.book"),
         "kd": kdrepro.HintonKD(temperature=4.0, soft_weight=0.9),

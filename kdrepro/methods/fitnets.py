@@ -10,7 +10,7 @@ from kdrepro import checks
 from kdrepro.losses.features import at_least_float32, hint_loss
 from kdrepro.losses.logits import forward_kl, hard_target_loss, soft_target_loss
 from kdrepro.losses.reduce import masked_mean, mean
-from kdrepro.types import Batch, Outputs
+from kdrepro.types import Batch, Outputs, tapped
 
 
 def regressor(
@@ -65,11 +65,11 @@ class HintStage(nn.Module):
 
     def guided(self, student: Outputs) -> Tensor:
         """Return the student's feature as the teacher would have it."""
-        seen: Tensor = self.regressor(at_least_float32(_feature("student", student, self.student_tap)))
+        seen: Tensor = self.regressor(at_least_float32(tapped("student", student, self.student_tap)))
         return seen
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        hint = _feature("teacher", teacher, self.teacher_tap)
+        hint = tapped("teacher", teacher, self.teacher_tap)
         return {"hint": mean(hint_loss(self.guided(student), hint))}
 
 
@@ -159,15 +159,7 @@ class JointFitNet(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(student, teacher, batch)
-        hint = _feature("teacher", teacher, self.hints.teacher_tap)
+        hint = tapped("teacher", teacher, self.hints.teacher_tap)
         # hint_loss is half the sum over the elements of one example.
         squared = mean(hint_loss(self.hints.guided(student), hint)) * (2 / hint[0].numel())
         return {**terms, "hint": self.hint_weight * squared}
-
-
-def _feature(side: str, outputs: Outputs | None, tap: str) -> Tensor:
-    found = outputs.features if outputs is not None else {}
-    if tap not in found:
-        there = ", ".join(sorted(found)) or "none"
-        raise ValueError(f"{side}: got the features {there}, expected {tap!r}: name it with kdrepro.Taps")
-    return found[tap]
