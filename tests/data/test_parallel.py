@@ -1,0 +1,143 @@
+"""Any two files as training, validation and test pairs, and what is said about files that are none."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from kdrepro.data.parallel import ParallelText, encode_pairs, read_parallel, unknown_share
+from kdrepro.data.text import Vocabulary
+
+
+def written(folder: Path, source: bytes | list[str], target: bytes | list[str]) -> tuple[Path, Path]:
+    files = (folder / "a.en", folder / "a.de")
+    for file, content in zip(files, (source, target), strict=True):
+        file.write_bytes(
+            content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
+        )
+    return files
+
+
+ENGLISH = [f"sentence {number}" for number in range(100)]
+GERMAN = [f"Satz {number}" for number in range(100)]
+
+
+def test_the_pairs_are_those_of_the_lines(tmp_path):
+    text = read_parallel(*written(tmp_path, ENGLISH, GERMAN))
+    assert [len(part) for part in (text.train, text.valid, text.test)] == [90, 5, 5]
+    everything = text.train + text.valid + text.test
+    assert sorted(everything) == sorted(zip(ENGLISH, GERMAN, strict=True))
+    assert text.train == sorted(text.train, key=lambda pair: ENGLISH.index(pair[0]))
+    assert text.name == "a.en and a.de"
+    assert not text.further
+
+
+def test_which_are_held_out_depends_on_the_sources_alone(tmp_path):
+    text = read_parallel(*written(tmp_path, ENGLISH, GERMAN))
+    other = read_parallel(*written(tmp_path, ENGLISH[::-1], [line.upper() for line in GERMAN[::-1]]))
+    for one, two in ((text.valid, other.valid), (text.test, other.test)):
+        assert {source for source, _ in one} == {source for source, _ in two}
+    assert other.train[0][0] > other.train[-1][0]
+    assert other.digest != text.digest
+
+
+def test_pairs_with_one_source_stay_together(tmp_path):
+    sources = [f"sentence {number // 4}" for number in range(200)]
+    text = read_parallel(*written(tmp_path, sources, [f"Satz {number}" for number in range(200)]))
+    parts = [{source for source, _ in part} for part in (text.train, text.valid, text.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 50
+    assert [len(part) for part in (text.valid, text.test)] == [12, 12]
+
+
+@pytest.mark.parametrize("count", [3, 4, 20])
+def test_a_few_sentences_are_enough(count, tmp_path):
+    text = read_parallel(*written(tmp_path, ENGLISH[:count], GERMAN[:count]))
+    assert [len(part) for part in (text.train, text.valid, text.test)] == [count - 2, 1, 1]
+
+
+def test_no_more_than_a_thousand_are_held_out(tmp_path):
+    lines = [str(number) for number in range(30_000)]
+    text = read_parallel(*written(tmp_path, lines, lines))
+    assert [len(part) for part in (text.train, text.valid, text.test)] == [28_000, 1000, 1000]
+
+
+def test_line_ends_of_other_systems_and_marks_of_byte_order_are_no_part_of_a_sentence(tmp_path):
+    plain = read_parallel(*written(tmp_path, ENGLISH, GERMAN))
+    source = b"\xef\xbb\xbf" + "\r\n".join(ENGLISH).encode()
+    other = read_parallel(*written(tmp_path, source, [f"  {line}\t" for line in GERMAN]))
+    assert other == plain
+
+
+def test_other_characters_that_end_a_line_do_not_shift_the_pairs(tmp_path):
+    sources = [f"one\u2028two\x0bthree\u0085{number}" for number in range(20)]
+    text = read_parallel(*written(tmp_path, sources, GERMAN[:20]))
+    found = text.train + text.valid + text.test
+    assert sorted(found) == sorted(zip(sources, GERMAN[:20], strict=True))
+
+
+def test_the_digest_is_that_of_the_content(tmp_path):
+    text = read_parallel(*written(tmp_path, ENGLISH, GERMAN))
+    content = "\n".join(ENGLISH) + "\0" + "\n".join(GERMAN)
+    assert text.digest == f"sha256:{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        (ENGLISH, GERMAN[:-1], r"a\.de: got 99 lines, expected the 100 of .*a\.en: line n of one"),
+        (
+            ["one", "", "three", "  "],
+            list("abcd"),
+            r"a\.en: got nothing in line 2, 4, expected a sentence in every",
+        ),
+        (
+            list("abcdefgh"),
+            ["x", *[""] * 7],
+            r"a\.de: got nothing in line 2, 3, 4, 5, 6 and 2 more, expected",
+        ),
+        (
+            b"one\ntwo\ncaf\xe9\n",
+            list("abc"),
+            r"a\.en: got byte 0xe9 at position 4 of line 3, expected UTF-8",
+        ),
+        (
+            list("abc"),
+            "eins\nzwei\ndrei\n".encode("utf-16"),
+            r"a\.de: got byte 0xff at position 1 of line 1, expec",
+        ),
+        (
+            list("abc"),
+            "eins\nzwei\ndrei\n".encode("utf-16-le"),
+            r"a\.de: got a zero byte in line 1, .* UTF-16",
+        ),
+        (b"", list("abc"), r"a\.en: got an empty file, expected one sentence a line"),
+        (["same"] * 9, list("abcdefghi"), r"a\.en: got 1 different sentences, expected at least 3"),
+    ],
+)
+def test_what_is_no_parallel_text_is_named_with_its_line(source, target, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_parallel(*written(tmp_path, source, target))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    (source, _) = written(tmp_path, ENGLISH, GERMAN)
+    with pytest.raises(FileNotFoundError, match=r"b\.de"):
+        read_parallel(source, tmp_path / "b.de")
+
+
+def test_a_few_of_each_part(tmp_path):
+    text = read_parallel(*written(tmp_path, ENGLISH, GERMAN))
+    few = text.few(train=4, valid=2, test=1)
+    assert (few.train, few.valid, few.test) == (text.train[:4], text.valid[:2], text.test[:1])
+    assert (few.name, few.digest) == (text.name, text.digest)
+    more = ParallelText("x", "y", text.train, text.valid, text.test, {"test_2017": text.test})
+    assert more.few(train=1, valid=1, test=1).further == {}
+
+
+def test_pairs_as_numbers_and_the_share_of_unknown_words():
+    pairs = [("a dog runs", "ein Hund rennt"), ("a cat", "eine Katze")]
+    source, target = Vocabulary(["a", "dog"]), Vocabulary(["ein", "Hund", "rennt"])
+    assert encode_pairs(pairs, source, target) == ([[4, 5, 3], [4, 3]], [[4, 5, 6], [3, 3]])
+    assert unknown_share([one for one, _ in pairs], source) == pytest.approx(2 / 5)
+    assert unknown_share([one for _, one in pairs], target) == pytest.approx(2 / 5)
+    assert unknown_share(["a a"], source) == 0
