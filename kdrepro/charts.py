@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -56,3 +57,8 @@ def new_chart(width: float, height: float) -> Chart:
 def say(axes: Axes, text: str) -> None:
     """Put a text in the middle of axes that have nothing to show."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=13)
+
+
+def scattered(count: int) -> np.ndarray:
+    """Offsets that keep the dots of a column apart, the same at each drawing."""
+    return np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(count)

@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from kdrepro.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, new_chart, say
+from kdrepro.bars import Column, bars
+from kdrepro.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, new_chart, say, scattered
 from kdrepro.claims import Comparison, Side, paper
 from kdrepro.digits import dark_knowledge
 from kdrepro.intervals import mean_interval
@@ -34,11 +35,6 @@ __all__ = [
     "temperature_curve",
     "temperature_slider",
 ]
-
-
-def _scatter(count: int) -> np.ndarray:
-    """Offsets that keep the dots of a column apart, the same at each drawing."""
-    return np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(count)
 
 
 def forest(
@@ -72,7 +68,7 @@ def forest(
                 drawn += 1
                 settled = found.low > 0 or found.high < 0
                 values = [pair.difference for pair in pairs]
-                axes.plot(values, place + _scatter(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
+                axes.plot(values, place + scattered(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
                 text = f"{number(found.mean)}, n = 1"
                 if len(pairs) > 1 and math.isfinite(found.half):
                     axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
@@ -208,42 +204,15 @@ def gap(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     set beside a demonstration). The title says how much of the gap is closed.
     """
     rows = rows_shown(ledger, "hinton_kd", protocol)
-    compares = protocol in ("reduced", "paper")
     claims = paper("hinton2015")
-    columns = (
-        ("student alone", "student_alone", RED, claims.claim("H2").value),
-        ("student with\nsoft targets, T = 20", "soft_targets_T20", BLUE, claims.claim("H3a").value),
-        ("teacher", "teacher", GREY, claims.claim("H1").value),
-    )
+    columns = [
+        Column("student alone", "student_alone", RED, claims.claim("H2").value),
+        Column("student with\nsoft targets, T = 20", "soft_targets_T20", BLUE, claims.claim("H3a").value),
+        Column("teacher", "teacher", GREY, claims.claim("H1").value),
+    ]
+    chart = bars(ledger, "hinton_kd", columns, protocol=protocol)
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(8.5, 4.8)
-        axes = chart.subplots()
-        for place, (_, arm, colour, value) in enumerate(columns):
-            found = summary(rows, Side.of(arm, "test_errors"))
-            if found is None:
-                axes.annotate("not run", (place, 6), ha="center", color=GREY, fontsize=13)
-            else:
-                (mean, low, _), count = found
-                axes.bar(place, mean, width=0.6, color=colour, alpha=0.3)
-                if math.isfinite(low):
-                    axes.errorbar(place, mean, yerr=mean - low, color=colour, linewidth=2, capsize=6)
-                dots = [each.value for each in readings(rows, Side.of(arm, "test_errors"))]
-                label = None if "one run" in axes.get_legend_handles_labels()[1] else "one run"
-                axes.plot(
-                    place + _scatter(count), dots, "o", color=colour, alpha=0.8, markersize=5, label=label
-                )
-                axes.annotate(f"{number(mean)}, n = {count}", (place, 3), ha="center", va="bottom")
-            if compares:
-                label = "the paper (one run)" if not place else None
-                axes.plot(place + 0.38, value, "D", markersize=9, mfc="white", mec="black", label=label)
-                axes.text(place + 0.46, value, f"{value:g}", va="center")
-        axes.set_xticks(range(len(columns)), [name for name, _, _, _ in columns])
-        axes.set_xlim(-0.5, len(columns) - 0.3)
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("test errors of 10,000")
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="upper right")
-        axes.set_title(_share(rows, protocol), loc="left", fontsize=12)
+        chart.axes[0].set_title(_share(rows, protocol), loc="left", fontsize=12)
     return chart
 
 

@@ -1,0 +1,274 @@
+"""The figures of the chapter on FitNets: the headline, how long a net learns nothing, and how deep it may be.
+
+All are made from rows, and say which are missing. White cards and colours as in `kdrepro.plots`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from kdrepro.bars import Column, bars
+from kdrepro.charts import BLUE, GREEN, GREY, ORANGE, PINK, RED, STYLE, Chart, new_chart, say, scattered
+from kdrepro.claims import Side, paper
+from kdrepro.intervals import mean_interval
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.run_tables import NOT_RUN, plus_minus
+
+# The arms on MNIST: what they are called in a figure, and their colour everywhere.
+ARMS = {
+    "teacher": ("teacher", GREY),
+    "student_alone": ("labels alone", RED),
+    "kd": ("soft targets", BLUE),
+    "fitnet": ("hint, then\nsoft targets", GREEN),
+    "fitnet_joint": ("hint and soft\ntargets at once", PINK),
+    "joint_hint_label": ("hint and\nlabels at once", ORANGE),
+    "fitnet_code": ("as the\nauthors' code", "black"),
+}
+# The nets by depth: the end of their arms' names, and up to how many layers section 4.1 says that they learn.
+DEPTHS = (5, 7, 9, 11)
+KINDS = {
+    "alone": ("labels alone", RED, 5),
+    "kd": ("soft targets", BLUE, 7),
+    "hint": ("hint first", GREEN, 13),
+}
+GUESSED = 0.9
+# Where the axis of depths ends; room for words after the deepest nets.
+_RIGHT = 12.9
+
+
+def headline(ledger: Ledger, *, protocol: str = "paper") -> Chart:
+    """Table 4 of Romero et al. (2015), run again: the test errors of teacher and students on MNIST, in percent.
+
+    Every run is a dot, the bar is the mean with its 95 % interval, the diamond the paper's number. The arms that train
+    in one stage have none.
+    """
+    claims = paper("romero2015")
+    told = {"teacher": "F8", "student_alone": "F9", "kd": "F10", "fitnet": "F11"}
+    columns = [
+        Column(name, arm, colour, claims.claim(told[arm]).value if arm in told else None)
+        for arm, (name, colour) in ARMS.items()
+        if arm != "fitnet_code"
+    ]
+    return bars(
+        ledger,
+        "fitnets",
+        columns,
+        metric="test_error_rate",
+        scale=100.0,
+        label="test errors in percent",
+        protocol=protocol,
+    )
+
+
+def plateau(errors: Sequence[float]) -> int | None:
+    """Count the epochs before the first that gets more than half of the examples right; `None` if none does.
+
+    `errors` are the shares of errors on the examples held out, epoch by epoch.
+
+    >>> plateau([0.9, 0.9, 0.4, 0.6]), plateau([0.2]), plateau([0.9, 0.9])
+    (2, 0, None)
+    """
+    return next((epoch for epoch, share in enumerate(errors) if share < 0.5), None)
+
+
+def _curves(rows: Sequence[Row], arm: str, name: str) -> list[list[float]]:
+    return [row.curves[name] for row in rows if row.arm == arm and row.curves.get(name)]
+
+
+def _epochs(counts: Sequence[int | None]) -> str:
+    """How many epochs the runs took, in words: a range, and how many never got there."""
+    known = sorted(count for count in counts if count is not None)
+    never = len(counts) - len(known)
+    words = [f"{known[0]}" if known[0] == known[-1] else f"{known[0]} to {known[-1]}"] if known else []
+    words += [f"never in {never} of {len(counts)} runs"] if never else []
+    return ", ".join(words)
+
+
+def plateau_curves(
+    ledger: Ledger,
+    arms: Sequence[str] = tuple(ARMS),
+    *,
+    protocol: str = "paper",
+) -> Chart:
+    """Errors on the digits held out, epoch by epoch, from where the labels come in; and the loss of the hint stage.
+
+    Every run is a line. The legend says how many epochs passed before half of the digits were right. At the right the
+    hint stage, which comes before, relative to its first epoch.
+    """
+    rows = rows_shown(ledger, "fitnets", protocol)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(11.0, 5.4)
+        left, right = chart.subplots(1, 2, width_ratios=(2, 1))
+        last = 0
+        for arm in arms:
+            curves = _curves(rows, arm, "validation")
+            counts = [plateau(curve) for curve in curves]
+            name, colour = _named(arm)
+            for place, curve in enumerate(curves):
+                label = None if place else f"{name}: {_epochs(counts)}"
+                _line(left, curve, colour, label)
+            last = max(
+                [
+                    last,
+                    *(
+                        len(curve) if count is None else count
+                        for curve, count in zip(curves, counts, strict=True)
+                    ),
+                ]
+            )
+        left.set_xlabel("epoch of training on classes")
+        left.set_ylabel("errors on the digits held out")
+        if last or left.lines:
+            left.axhline(GUESSED, color=GREY, linestyle=":", linewidth=1.2)
+            left.text(
+                1.0, GUESSED + 0.02, "guessing", ha="right", color=GREY, transform=left.get_yaxis_transform()
+            )
+            left.set_xlim(0.5, max(6, 2 * last) + 0.5)
+            left.set_ylim(0, 1)
+            title = "epochs before half of the digits were right"
+            chart.legend(title=title, title_fontsize=11, loc="outside lower center", ncols=3)
+        _hint_stage(right, rows, arms)
+        for axes, words in ((left, f"not run at protocol {protocol}"), (right, "no hint stage run")):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if axes.lines:
+                axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+                axes.grid(color="#e5e5e5", linewidth=0.8)
+                axes.set_axisbelow(True)
+            else:
+                axes.set_yticks([])
+                say(axes, words)
+    return chart
+
+
+def _named(arm: str) -> tuple[str, str]:
+    name, colour = ARMS.get(arm, (arm, GREY))
+    return name.replace("\n", " "), colour
+
+
+def _line(axes: Axes, curve: Sequence[float], colour: str, label: str | None) -> None:
+    # A line of one point is invisible.
+    marker = "o" if len(curve) == 1 else None
+    epochs = range(1, len(curve) + 1)
+    axes.plot(epochs, curve, color=colour, linewidth=1.8, alpha=0.85, marker=marker, label=label)
+
+
+def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
+    for arm in arms:
+        for curve in _curves(rows, arm, "hint_stage/loss"):
+            _line(axes, [value / curve[0] for value in curve], _named(arm)[1], None)
+    axes.set_xlabel("epoch of the hint stage")
+    axes.set_ylabel("distance to the hint, first epoch = 100 %")
+    if axes.lines:
+        axes.set_ylim(bottom=0)
+
+
+def plateau_table(
+    ledger: Ledger, arms: Sequence[str] = tuple(ARMS), *, protocol: str = "paper"
+) -> pd.DataFrame:
+    """The epochs of each arm: of the hint before it, until half are right, until the best weights, and in all."""
+    rows = rows_shown(ledger, "fitnets", protocol)
+    records = []
+    for arm in arms:
+        own = [row for row in rows if row.arm == arm]
+
+        def cell(key: str, *, plus: int = 0, own: list[Row] = own) -> str:
+            found = [float(row.config[key]) + plus for row in own if isinstance(row.config.get(key), int)]
+            return plus_minus(mean_interval(found), len(found)) if found else "–" if own else NOT_RUN
+
+        counts = [plateau(curve) for curve in _curves(rows, arm, "validation")]
+        records.append(
+            {
+                "Arm": arm,
+                "Hint stage": cell("hint_epochs_run"),
+                "Before half are right": _epochs(counts) if counts else NOT_RUN,
+                "Best weights at": cell("best_epoch", plus=1),
+                "Epochs run": cell("epochs_run"),
+                "Runs": len(own),
+            }
+        )
+    columns = ("Arm", "Hint stage", "Before half are right", "Best weights at", "Epochs run", "Runs")
+    return pd.DataFrame(records, columns=columns)
+
+
+def depth_curve(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
+    """Test errors against depth for nets of 30 million multiplications: labels, soft targets, or a hint first.
+
+    Mean and 95 % interval over the seeds, every run as a dot. Above half of the pictures wrong a net counts as one
+    that does not learn. The bars at the top are the depths at which Romero et al. (2015), section 4.1, say that a net
+    learns; they go beyond the figure where the paper goes beyond it.
+    """
+    rows = rows_shown(ledger, "fitnets", protocol)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(8.5, 5.2)
+        axes = chart.subplots()
+        found = [_depths(axes, rows, kind, place) for place, kind in enumerate(KINDS)]
+        axes.set_xticks(DEPTHS)
+        axes.set_xlim(4.3, _RIGHT)
+        axes.set_xlabel("layers, with 30 million multiplications each")
+        axes.set_ylabel("test errors")
+        axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
+        if not any(found):
+            axes.set_yticks([])
+            say(axes, f"not run at protocol {protocol}")
+            return chart
+        for share, words in ((GUESSED, "guessing"), (0.5, "half are right")):
+            axes.axhline(share, color=GREY, linestyle=":", linewidth=1.2)
+            axes.text(_RIGHT - 0.05, share + 0.01, words, ha="right", va="bottom", color=GREY)
+        teacher = summary(rows, Side.of("cifar_teacher", "test_error_rate"))
+        if teacher is not None:
+            axes.axhline(teacher[0].mean, color="black", linestyle="--", linewidth=1.5, label="teacher")
+        axes.set_ylim(0, 1.22 if protocol in ("reduced", "paper") else 1)
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        if protocol in ("reduced", "paper"):
+            _paper_depths(axes)
+        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return chart
+
+
+def _depths(axes: Axes, rows: Sequence[Row], kind: str, place: int) -> bool:
+    """Draw the nets of one kind; whether there was anything to draw."""
+    name, colour, _ = KINDS[kind]
+    # Beside one another, so that intervals and dots of one depth do not hide each other.
+    shift = 0.16 * (place - 1)
+    places, means = [], []
+    for depth in DEPTHS:
+        side = Side.of(f"depth{depth}_{kind}", "test_error_rate")
+        found = summary(rows, side)
+        if found is None:
+            continue
+        (mean, low, _), count = found
+        values = [each.value for each in readings(rows, side)]
+        axes.plot(depth + shift + scattered(count) / 3, values, "o", color=colour, alpha=0.35, markersize=4)
+        if math.isfinite(low):
+            axes.errorbar(depth + shift, mean, yerr=mean - low, color=colour, linewidth=2, capsize=5)
+        places.append(depth + shift)
+        means.append(mean)
+    if places:
+        axes.plot(places, means, "-o", color=colour, linewidth=2, markersize=7, label=name)
+    return bool(places)
+
+
+def _paper_depths(axes: Axes) -> None:
+    """Draw, at the top, how deep a net the paper says that each kind trains."""
+    axes.text(4.4, 1.19, "the paper: learns at", va="center", ha="left", fontsize=10)
+    for place, (_, colour, deepest) in enumerate(KINDS.values()):
+        height = 1.14 - 0.045 * place
+        axes.plot(
+            [4.85, min(deepest + 0.15, _RIGHT)],
+            [height] * 2,
+            color=colour,
+            linewidth=6,
+            solid_capstyle="butt",
+        )
+        if deepest > max(DEPTHS):
+            axes.text(_RIGHT - 0.05, height + 0.02, f"to {deepest}", ha="right", va="bottom", fontsize=10)
