@@ -37,11 +37,13 @@ from kdrepro import (
     row,
     runs,
     teacher,
+    text_metrics,
     types,
     verdicts,
 )
-from kdrepro.data import cifar, mnist
+from kdrepro.data import cifar, mnist, multi30k, parallel, text
 from kdrepro.data.batches import CropFlip, Jitter
+from kdrepro.data.text import SentenceBatches, Vocabulary
 from kdrepro.models.maxout import Maxout, Stage, maxout_net
 from kdrepro.models.mlp import MLP, max_norm_
 from kdrepro.models.wide_resnet import WideResNet
@@ -154,10 +156,14 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
         ledger,
         metrics,
         mnist,
+        multi30k,
+        parallel,
         recipes,
         row,
         runs,
         teacher,
+        text,
+        text_metrics,
         torch,
         types,
         verdicts,
@@ -167,7 +173,10 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
         **public,
         **{module.__name__.rpartition(".")[2]: module for module in modules},
         **{make.__name__: make for make in SHORTHANDS},
-        **{each.__name__: each for each in (Returns, CropFlip, Jitter, MLP, WideResNet, max_norm_)},
+        **{
+            each.__name__: each
+            for each in (Returns, CropFlip, Jitter, MLP, SentenceBatches, Vocabulary, WideResNet, max_norm_)
+        },
         **{each.__name__: each for each in (Maxout, Stage, maxout_net)},
         "network": kept(network),
         "book": import_module("kdrepro.book"),
@@ -198,9 +207,9 @@ def test_the_error_names_the_argument_and_nothing_has_changed(case, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDREPRO_DATA", str(tmp_path))
     monkeypatch.setenv("KDREPRO_RUNS", str(tmp_path))
-    for name, text in case.get("files", {}).items():
+    for name, content in case.get("files", {}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(content)
     before = contents(tmp_path)
     made: list[tuple[nn.Module, dict[str, Any]]] = []
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the case says which
