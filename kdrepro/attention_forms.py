@@ -1,0 +1,310 @@
+"""The two forms of the attention term, how hard each pulls, and what the runs say about the paper's β.
+
+Zagoruyko & Komodakis (2017), Eq. 2, has β/2 · ‖Q_S − Q_T‖; the authors' program has β times the mean of
+(Q_S − Q_T)² over the H·W positions of a map. White cards and colours as in `kdrepro.plots`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+
+from kdrepro.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
+from kdrepro.claims import Side, paper
+from kdrepro.judgement import Judgement
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.plots import forest
+from kdrepro.verdicts import judge_paper
+
+RECIPE, PAPER = "attention_transfer", "zagoruyko2017"
+# Where the two forms are compared: the maps of the last group on pictures of 32×32, at the distance of the claims.
+POSITIONS, DISTANCE = 64, 0.4
+COLOURS = {"code": GREEN, "paper": ORANGE}
+# The weights of Eq. 2 that the paper's β of about 0.1 may mean, and the program's: β, then how it is read.
+READINGS = {0.1: "mean over the batch", 12.8: "0.1, sum over a batch of 128", 1000.0: "the code's number"}
+
+
+def pull(form: str, weight: float, *, distance: float, positions: int) -> float:
+    """How hard a term pulls at the student's map: the length of its gradient with respect to Q_S.
+
+    `weight` · 1 for ‖Q_S − Q_T‖ ("paper"), at any distance; `weight` · 2 · distance / positions for the mean of the
+    squares ("code"), which lets go as the maps come closer.
+
+    >>> pull("paper", 0.05, distance=0.4, positions=64), pull("code", 1000, distance=0.4, positions=64)
+    (0.05, 12.5)
+    """
+    if form not in COLOURS:
+        raise ValueError(f"form: got {form!r}, expected one of {', '.join(COLOURS)}")
+    return weight if form == "paper" else 2 * weight * distance / positions
+
+
+def code_weight(form: str, weight: float, *, distance: float = DISTANCE, positions: int = POSITIONS) -> float:
+    """The weight with which the code's form pulls as hard as this form with this weight, at that distance.
+
+    >>> code_weight("code", 1000.0), code_weight("paper", 6.4)
+    (1000.0, 512.0)
+    """
+    own = pull(form, weight, distance=distance, positions=positions)
+    return weight if form == "code" else own / pull("code", 1.0, distance=distance, positions=positions)
+
+
+def pull_curve(*, sides: Sequence[int] = (32, 16, 8), measured: Mapping[str, float] | None = None) -> Chart:
+    """How hard both forms pull at a map, against the distance that is left: the β question without any training.
+
+    The code's form with 1,000 on maps of each of `sides` squared, the paper's with each reading of its β. `measured`
+    are distances to mark, by what they are called.
+    """
+    distances = np.linspace(0.005, math.sqrt(2), 200)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(9.0, 4.8)
+        axes = chart.subplots()
+        for side, style in zip(sides, ("-", "--", ":"), strict=False):
+            values = [pull("code", 1000.0, distance=each, positions=side**2) for each in distances]
+            label = f"code, 1,000, maps of {side}×{side}"
+            axes.plot(distances, values, style, color=GREEN, linewidth=2, label=label)
+        for (beta, words), style in zip(READINGS.items(), ("-", "--", ":"), strict=True):
+            axes.axhline(
+                beta / 2, linestyle=style, color=ORANGE, linewidth=2, label=_paper_label(beta, words)
+            )
+        for place, (name, distance) in enumerate((measured or {}).items()):
+            axes.axvline(distance, color=GREY, linewidth=1)
+            axes.annotate(
+                name,
+                (distance, 0.03 + 0.06 * place),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                color=GREY,
+                fontsize=10,
+            )
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlim(0, math.sqrt(2))
+        axes.set_xlabel("distance of the two maps, ‖Q_S − Q_T‖")
+        axes.set_ylabel("length of the gradient by Q_S")
+        axes.grid(color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return chart
+
+
+def _paper_label(beta: float, words: str) -> str:
+    return f"paper, β = {beta:,g}\n({words})"
+
+
+def _attention_arms(rows: Sequence[Row]) -> dict[str, tuple[str, float]]:
+    """The arms that differ from `at` in form and weight alone, with both."""
+    alike = {"objective": "attention", "power": 2, "pool": "sum", "soft_weight": None}
+    return {
+        row.arm: (str(row.config["form"]), float(row.config["attention_weight"]))
+        for row in rows
+        if all(row.config.get(key) == value for key, value in alike.items())
+        and any(".teacher_wrn16_2." in each for each in row.teachers)
+    }
+
+
+def strength_curve(ledger: Ledger, *, protocol: str = "reduced", positions: int = POSITIONS) -> Chart:
+    """Test errors against the strength of the attention term, both forms on one axis.
+
+    The axis is the weight with which the code's form would pull as hard at a distance of 0.4 between maps of
+    `positions` (see `code_weight`). A term in the paper's form moves to the right as the maps come closer, because it
+    does not let go: its bar runs from a distance of 0.8 to one of 0.2. Every run is a dot, bars up and down are 95 %
+    intervals. The student on labels alone, the one on soft targets and the teacher are lines.
+    """
+    rows = rows_shown(ledger, RECIPE, protocol)
+    arms = _attention_arms(rows)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(9.6, 5.0)
+        axes = chart.subplots()
+        lines = [_reference(axes, rows, *each) for each in _REFERENCES]
+        for form in COLOURS:
+            own = {arm: weight for arm, (kind, weight) in arms.items() if kind == form}
+            if own:
+                _form(axes, rows, form, own, positions)
+        axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
+        side = math.isqrt(positions)
+        axes.set_xlabel(
+            f"weight in the code's form that pulls as hard (maps of {side}×{side} at a distance of 0.4)"
+        )
+        axes.set_ylabel("test errors")
+        if not arms and not any(lines):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            say(axes, f"not run at protocol {protocol}")
+            return chart
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.08, y=0.15)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return chart
+
+
+_REFERENCES = (
+    ("student_alone", "labels alone", RED, "--"),
+    ("kd", "soft targets", BLUE, "-."),
+    ("teacher_wrn16_2", "teacher", GREY, ":"),
+)
+
+
+def _reference(axes: Axes, rows: Sequence[Row], arm: str, name: str, colour: str, style: str) -> bool:
+    found = summary(rows, Side.of(arm, "test_error_rate"))
+    if found is None:
+        return False
+    (mean, low, high), _ = found
+    axes.axhline(mean, color=colour, linestyle=style, linewidth=2, label=name)
+    if math.isfinite(low):
+        axes.axhspan(low, high, color=colour, alpha=0.1, linewidth=0)
+    return True
+
+
+def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, float], positions: int) -> None:
+    """The points of one form, with its weights written at them as β."""
+    colour, places, means = COLOURS[form], [], []
+    for arm, weight in sorted(arms.items(), key=lambda each: each[1]):
+        side = Side.of(arm, "test_error_rate")
+        found = summary(rows, side)
+        assert found is not None
+        (mean, low, _), count = found
+        place = code_weight(form, weight, positions=positions)
+        axes.plot(
+            [place] * count, [each.value for each in readings(rows, side)], "o", color=colour, alpha=0.35
+        )
+        if math.isfinite(low):
+            axes.errorbar(place, mean, yerr=mean - low, color=colour, linewidth=2, capsize=5)
+        if form == "paper":
+            axes.plot([place / 2, place * 2], [mean, mean], color=colour, linewidth=6, alpha=0.25)
+        beta = weight if form == "code" else 2 * weight
+        # The labels of one form above and of the other below, because their points may meet.
+        offset, anchor = ((0, 9), "bottom") if form == "paper" else ((0, -9), "top")
+        axes.annotate(
+            f"β = {beta:,g}",
+            (place, mean),
+            xytext=offset,
+            textcoords="offset points",
+            ha="center",
+            va=anchor,
+            fontsize=10,
+        )
+        places.append(place)
+        means.append(mean)
+    axes.plot(places, means, "-D", color=colour, linewidth=2, markersize=7, label=f"the {form}'s form")
+
+
+# What stands in the rows of Table 1 and 2, in their order.
+GAINS = {
+    "attention maps": "at",
+    "full activations": "f_at",
+    "soft targets": "kd",
+    "maps and soft targets": "at_kd",
+    "maps, teacher WRN-40-1": "at_from40",
+    "full activations, teacher WRN-40-1": "f_at_from40",
+    "soft targets, teacher WRN-40-1": "kd_from40",
+    "maps and soft targets, teacher WRN-40-1": "at_kd_from40",
+    "maps of absolute values": "at_sum1",
+    "maps of fourth powers": "at_sum4",
+    "maps of the largest value": "at_max1",
+}
+
+
+def gains(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
+    """The student of each kind minus the student alone, in test errors of 10,000, beside the paper's differences.
+
+    A square is the paper's difference, filled where its numbers were quoted by others and empty where one of them is
+    from memory. A demonstration is not set beside the paper.
+    """
+    chart = forest(
+        ledger, RECIPE, {name: (arm, "student_alone") for name, arm in GAINS.items()}, protocol=protocol
+    )
+    if protocol not in ("reduced", "paper"):
+        return chart
+    axes = chart.axes[0]
+    values = {each.arm: each for each in paper(PAPER).claims if each.kind == "value"}
+    alone = values["student_alone"]
+    with matplotlib.rc_context(STYLE):
+        for place, arm in enumerate(GAINS.values()):
+            difference = (values[arm].value - alone.value) * 100
+            known = "M" not in (values[arm].checked, alone.checked)
+            label = "the paper, second-hand" if known else "the paper, from memory"
+            label = "" if label in axes.get_legend_handles_labels()[1] else label
+            face = "black" if known else "white"
+            axes.plot(difference, place + 0.24, "s", markersize=6, mfc=face, mec="black", label=label or None)
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, -160), max(high, 10))
+        chart.legend(loc="outside lower right", ncols=2)
+    return chart
+
+
+# What each verdict says in words; "fewer" and "more" follow the sign where a similarity is contradicted.
+_SENTENCES = {
+    "N1": {
+        "reproduced": "As a mean over the batch, 0.1 in the paper's formula leaves an error rate within 5 % of that "
+        "with the labels alone, as if the term were not there.",
+        "contradicted": "As a mean over the batch, 0.1 in the paper's formula leaves {fewer} errors than the labels "
+        "alone, by more than 5 %.",
+        "inconclusive": "Whether 0.1 in the paper's formula, as a mean over the batch, does anything beside the "
+        "labels, these runs cannot tell.",
+    },
+    "N2": {
+        "reproduced": "The code's form with 1,000 leaves fewer errors than that reading.",
+        "contradicted": "The code's form with 1,000 leaves more errors than that reading.",
+        "inconclusive": "Between that reading and the code's form with 1,000 the runs do not decide.",
+    },
+    "N3": {
+        "reproduced": "Summed over the 128 pictures of a batch, 0.1 leaves fewer errors than averaged over them.",
+        "contradicted": "Summed over the 128 pictures of a batch, 0.1 leaves more errors than averaged over them.",
+        "inconclusive": "Whether 0.1 is better summed over the 128 pictures of a batch than averaged, the runs do "
+        "not decide.",
+    },
+    "N4": {
+        "reproduced": "Summed, its error rate is within 5 % of that of the code's form.",
+        "contradicted": "Summed, it leaves {fewer} errors than the code's form, by more than 5 %.",
+        "inconclusive": "How close the sum comes to the code's form, the runs do not decide.",
+    },
+    "N5": {
+        "reproduced": "The code's 1,000 put into the paper's formula leaves more errors than in its own form.",
+        "contradicted": "The code's 1,000 put into the paper's formula leaves fewer errors than in its own form.",
+        "inconclusive": "Whether the code's 1,000 does harm in the paper's formula, the runs do not decide.",
+    },
+}
+
+
+def answer(ledger: Ledger) -> str:
+    """Which reading of the paper's β the recorded runs agree with, as Markdown made from the verdicts N1 to N5."""
+    found = {each.claim.id: each for each in judge_paper(PAPER, ledger) if each.claim.id in _SENTENCES}
+    known = {name: each for name, each in found.items() if each.verdict != "not run"}
+    if not known:
+        return "**Not run yet.** The arithmetic stands without the runs; what they say will stand here."
+    told = [
+        _SENTENCES[name][each.verdict].format(fewer="fewer" if (each.mean or 0) < 0 else "more")
+        for name, each in known.items()
+    ]
+    if len(known) < len(found):
+        told.append(f"Not enough runs yet for {', '.join(name for name in found if name not in known)}.")
+    return f"**{_headline(found)}** {' '.join(told)}"
+
+
+def _headline(found: Mapping[str, Judgement]) -> str:
+    mean, total = found["N2"].verdict, found["N4"].verdict
+    if mean == "contradicted":
+        return (
+            "In this schedule β = 0.1, as a mean over the batch, does better than the code's form with 1,000."
+        )
+    if mean != "reproduced":
+        return "The runs do not say yet to which form the paper's β belongs."
+    if total == "reproduced":
+        return "β = 0.1 belongs to a sum over the batch, and 1,000 to the code's form."
+    start = "β = 0.1 does not belong to a mean over the batch"
+    if total == "contradicted":
+        fewer = "fewer" if (found["N4"].mean or 0) < 0 else "more"
+        return f"{start}; summed it leaves {fewer} errors than the code's form."
+    return f"{start}; whether it belongs to a sum is open."

@@ -1,0 +1,291 @@
+"""Tests of how hard the two forms of the attention term pull, of their figures, and of the answer in words."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from recorded_rows import make_row, write_ledger
+
+from kdrepro import attention_forms, attention_transfer_loss, tables
+from kdrepro.attention_forms import GAINS, answer, code_weight, gains, pull, pull_curve, strength_curve
+from kdrepro.claims import paper
+from kdrepro.recipes.attention_transfer import ARMS
+
+LEVELS = {
+    "teacher_wrn16_2": 1219,
+    "teacher_wrn40_1": 1190,
+    "student_alone": 1500,
+    "at": 1420,
+    "at_norm_0.1": 1495,
+    "at_norm_12.8": 1425,
+    "at_norm_1000": 1800,
+    "f_at": 1480,
+    "kd": 1400,
+    "at_kd": 1390,
+    "at_sum1": 1430,
+    "at_sum4": 1440,
+    "at_max1": 1450,
+    "at_from40": 1430,
+    "f_at_from40": 1490,
+    "kd_from40": 1450,
+    "at_kd_from40": 1410,
+}
+
+
+def row(arm: str, seed: int, errors: float, protocol: str = "reduced", **changes):
+    """A row with the settings that the recipe gives the arm."""
+    needs = ARMS[arm].needs(seed) if arm in ARMS else [("teacher_wrn16_2", seed)]
+    teacher = f"attention_transfer.{protocol}.{needs[0][0]}.s{needs[0][1]}" if needs else None
+    config = (ARMS[arm].overrides if arm in ARMS else {}) | changes.pop("config", {})
+    return make_row(
+        arm, seed, errors, recipe="attention_transfer", protocol=protocol, teacher=teacher, config=config, **changes
+    )  # fmt: skip
+
+
+def rows(protocol: str = "reduced", seeds: int = 3, spread: float = 6.0, **levels: float):
+    chance = random.Random(0)
+    return [
+        row(arm, seed, level + chance.gauss(0, spread), protocol)
+        for arm, level in (LEVELS | levels).items()
+        for seed in range(seeds)
+        if level
+    ]
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    return write_ledger(tmp_path_factory.mktemp("rows"), rows())
+
+
+def words(chart) -> str:
+    found = [text.get_text() for legend in chart.legends for text in legend.get_texts()]
+    for axes in chart.axes:
+        found += [text.get_text() for text in axes.texts]
+        found += [axes.get_title(), axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
+        found += [label.get_text() for label in axes.get_yticklabels()]
+        if axes.get_legend():
+            found += [text.get_text() for text in axes.get_legend().get_texts()]
+    return "\n".join(found)
+
+
+def points(axes, marker: str) -> list[tuple[float, float]]:
+    return [
+        (float(x), float(y))
+        for line in axes.lines
+        if line.get_marker() == marker
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
+
+
+# -- the arithmetic
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+@pytest.mark.parametrize("distance", [0.05, 0.4, 1.2])
+def test_the_pull_is_the_slope_of_the_loss_by_the_distance(form, distance):
+    away = torch.tensor(distance, dtype=torch.float64, requires_grad=True)
+    cosine = 1 - away**2 / 2
+    half = torch.full((32,), 32**-0.5, dtype=torch.float64)
+    student = torch.cat([half * cosine, half * (1 - cosine**2).sqrt()])
+    teacher = torch.cat([half, torch.zeros_like(half)])
+    # A map of squares: the feature is its root.
+    features = [each.sqrt().reshape(1, 1, 8, 8) for each in (student, teacher)]
+    loss = 3 * attention_transfer_loss(*features, form=form).sum()
+    (slope,) = torch.autograd.grad(loss, away)
+    assert slope.item() == pytest.approx(pull(form, 3.0, distance=distance, positions=64))
+
+
+def test_the_paper_s_readings_of_beta_are_those_of_the_claims():
+    """At a distance of 0.4 between maps of 8×8, as the claims' file has it."""
+    at = {"distance": 0.4, "positions": 64}
+    assert pull("code", 1000, **at) == pytest.approx(12.5)
+    weights = {
+        name: ARMS[f"at_norm_{name}"].overrides["attention_weight"] for name in ("0.1", "12.8", "1000")
+    }
+    assert {name: pull("paper", weight, **at) for name, weight in weights.items()} == {
+        "0.1": 0.05,
+        "12.8": 6.4,
+        "1000": 500,
+    }
+    assert [beta / 2 for beta in attention_forms.READINGS] == list(weights.values())
+    assert code_weight("paper", weights["0.1"]) == pytest.approx(4)
+    assert code_weight("paper", 500.0) == pytest.approx(40_000)
+    assert code_weight("code", 123.0, distance=0.9, positions=49) == pytest.approx(123)
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="form: got 'norm', expected one of code, paper"):
+        pull("norm", 1.0, distance=0.4, positions=64)
+
+
+def test_the_curve_of_pulls_draws_both_forms_and_what_was_measured():
+    axes = pull_curve(sides=(28, 7), measured={"here": 0.3}).axes[0]
+    labels = [line.get_label() for line in axes.lines]
+    assert labels[:2] == ["code, 1,000, maps of 28×28", "code, 1,000, maps of 7×7"]
+    assert [line.get_ydata()[0] for line in axes.lines[2:5]] == [0.05, 6.4, 500]
+    curve = axes.lines[1]
+    expected = [2000 * x / 49 for x in curve.get_xdata()]
+    assert list(curve.get_ydata()) == pytest.approx(expected)
+    assert axes.lines[5].get_xdata()[0] == 0.3
+    assert "here" in words(axes.figure)
+
+
+# -- the weight's strength
+
+
+def test_both_forms_stand_on_one_axis_at_the_weight_that_pulls_alike(ledger):
+    axes = strength_curve(ledger).axes[0]
+    rates = {
+        arm: np.mean([each.metrics["test_error_rate"] for each in ledger.rows(arm=arm)])
+        for arm in ("at", "at_norm_0.1", "at_norm_12.8", "at_norm_1000", "student_alone", "kd")
+    }
+    expected = [(1000.0, rates["at"]), (4.0, rates["at_norm_0.1"])]
+    expected += [(512.0, rates["at_norm_12.8"]), (40_000.0, rates["at_norm_1000"])]
+    assert points(axes, "D") == [pytest.approx(each) for each in expected]
+    lines = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
+    assert lines["labels alone"] == pytest.approx(rates["student_alone"])
+    assert lines["soft targets"] == pytest.approx(rates["kd"])
+    text = words(axes.figure)
+    assert all(f"β = {beta}\n" in text for beta in ("0.1", "12.8", "1,000"))
+    assert "maps of 8×8" in text
+
+
+def test_other_maps_teachers_and_terms_are_left_out(ledger):
+    # at_sum1, at_kd, at_from40 and so on have the weight 1,000 too. Three seeds of each of the four that remain.
+    places = [x for x, _ in points(strength_curve(ledger).axes[0], "o")]
+    assert sorted(places) == pytest.approx([4] * 3 + [512] * 3 + [1000] * 3 + [40_000] * 3)
+
+
+def test_every_weight_that_has_rows_is_drawn(tmp_path):
+    config = ARMS["at"].overrides | {"attention_weight": 10.0}
+    ledger = write_ledger(
+        tmp_path,
+        [
+            row("at_10", 0, 90, "quick", config=config),
+            row("at", 0, 80, "quick"),
+            row("at", 0, 50, "quick", split="select"),
+        ],
+    )
+    axes = strength_curve(ledger, protocol="quick", positions=49).axes[0]
+    assert points(axes, "D") == [(10.0, 0.009), (1000.0, 0.008)]
+    assert "maps of 7×7" in words(axes.figure)
+
+
+# -- what each kind gains
+
+
+def test_gains_are_paired_with_the_student_alone_and_stand_beside_the_papers(ledger):
+    chart = gains(ledger)
+    axes = chart.axes[0]
+    ours = dict(zip(GAINS, points(axes, "D"), strict=True))
+    table = tables.paired_table("attention_transfer", ledger, [("at", "student_alone")], protocol="reduced")
+    assert ours["attention maps"][0] == pytest.approx(float(table.at[0, "Mean"]), abs=0.5)
+    squares = dict(zip(GAINS, points(axes, "s"), strict=True))
+    assert squares["attention maps"][0] == pytest.approx(-84)
+    assert squares["soft targets, teacher WRN-40-1"][0] == pytest.approx(-38)
+    filled = {
+        name: line.get_markerfacecolor() == "black"
+        for name, line in zip(GAINS, [line for line in axes.lines if line.get_marker() == "s"], strict=True)
+    }
+    checked = {each.arm: each.checked for each in paper("zagoruyko2017").claims if each.kind == "value"}
+    assert filled == {name: checked[arm] == "S" for name, arm in GAINS.items()}
+    assert "the paper, second-hand" in words(chart)
+    assert "the paper, from memory" in words(chart)
+
+
+def test_a_demonstration_is_not_set_beside_the_paper(tmp_path):
+    chart = gains(write_ledger(tmp_path, rows("quick")), protocol="quick")
+    assert "paper" not in words(chart)
+    assert points(chart.axes[0], "s") == []
+
+
+# -- any subset of the rows
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        (),
+        ("student_alone",),
+        ("teacher_wrn16_2",),
+        ("at",),
+        ("at_norm_0.1", "kd"),
+        ("at_from40",),
+        ("at_norm_1000", "student_alone"),
+    ],
+)
+def test_figures_and_answer_of_few_or_no_rows_say_so(tmp_path, kept):
+    ledger = write_ledger(tmp_path, [each for each in rows(seeds=2) if each.arm in kept])
+    charts = [strength_curve(ledger), gains(ledger)]
+    for chart in charts:
+        assert chart._repr_png_()[:4] == b"\x89PNG"
+    assert "not run" in words(charts[1])
+    assert answer(ledger).startswith("**Not run yet.**")
+    if not kept or kept == ("at_from40",):
+        assert "not run at protocol reduced" in words(charts[0])
+
+
+def test_uncommitted_rows_are_not_shown(tmp_path):
+    ledger = write_ledger(tmp_path, [row("at", 0, 1400, dirty=True)])
+    assert "not run at protocol reduced" in words(strength_curve(ledger))
+
+
+def test_figures_are_on_white_cards_with_readable_letters(ledger):
+    for chart in (pull_curve(), strength_curve(ledger), gains(ledger)):
+        assert to_rgb(chart.get_facecolor()) == (1, 1, 1)
+        for axes in chart.axes:
+            assert to_rgb(axes.get_facecolor()) == (1, 1, 1)
+            sizes = [text.get_fontsize() for text in (*axes.get_xticklabels(), axes.xaxis.label, *axes.texts)]
+            assert min(sizes) >= 9
+
+
+# -- the answer
+
+
+def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
+    text = answer(ledger)
+    assert text.startswith("**β = 0.1 belongs to a sum over the batch, and 1,000 to the code's form.**")
+    assert "as if the term were not there" in text
+    assert "The code's 1,000 put into the paper's formula leaves more errors than in its own form." in text
+
+
+@pytest.mark.parametrize(
+    ("levels", "says"),
+    [
+        ({"at": 1495, "at_norm_0.1": 1420}, "as a mean over the batch, does better than the code's form"),
+        (
+            {"at_norm_12.8": 1200},
+            "**β = 0.1 does not belong to a mean over the batch; summed it leaves fewer",
+        ),
+        ({"at_norm_12.8": 1700}, "summed it leaves more errors than the code's form.**"),
+        ({"at_norm_12.8": 0}, "whether it belongs to a sum is open.** As a mean"),
+        ({"at_norm_12.8": 0}, "Not enough runs yet for N3, N4."),
+        ({"at": 0}, "**The runs do not say yet to which form the paper's β belongs.** As a mean over"),
+        (
+            {"at_norm_0.1": 1200},
+            "As a mean over the batch, 0.1 in the paper's formula leaves fewer errors than",
+        ),
+        ({"at_norm_0.1": 1800}, "in the paper's formula leaves more errors than the labels alone, by more"),
+        ({"at_norm_1000": 1300}, "The code's 1,000 put into the paper's formula leaves fewer errors"),
+        ({"at_norm_12.8": 1600}, "Summed over the 128 pictures of a batch, 0.1 leaves more errors"),
+    ],
+)
+def test_the_answer_follows_the_verdicts(tmp_path, levels, says):
+    assert says in answer(write_ledger(tmp_path, rows(**levels)))
+
+
+def test_an_answer_that_is_not_settled_says_so(tmp_path):
+    text = answer(write_ledger(tmp_path, rows(spread=200.0)))
+    assert text.startswith("**The runs do not say yet")
+    assert text.count("do not decide") + text.count("cannot tell") >= 3
+
+
+def test_there_is_a_sentence_for_every_verdict_on_every_claim_of_ours_about_the_forms():
+    ids = {each.id for each in paper("zagoruyko2017").claims if each.id.startswith("N")}
+    assert set(attention_forms._SENTENCES) == ids
+    for sentences in attention_forms._SENTENCES.values():
+        assert set(sentences) == {"reproduced", "contradicted", "inconclusive"}
