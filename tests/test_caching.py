@@ -1,0 +1,158 @@
+"""A teacher asked once for all: what is looked up is what it would have said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdrepro import AttentionTransfer, Batches, Taps, cache_teacher, fit
+from kdrepro.caching import CachedTeacher
+from kdrepro.data.batches import Jitter
+from kdrepro.engine import fit_cohort
+from kdrepro.members import Member
+from kdrepro.teacher import FrozenTeacher
+from kdrepro.types import Batch, Outputs
+
+IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
+SETTINGS = {"device": "cpu", "precision": "fp32"}
+
+
+def batches(**changes) -> Batches:
+    return Batches(**{"inputs": IMAGES, "targets": TARGETS, "batch_size": 8, "seed": 7, **changes})
+
+
+def net(seed: int) -> nn.Sequential:
+    """With a map in the middle, BatchNorm and dropout."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 5)
+        )
+
+
+def tapped(seed: int) -> Taps:
+    return Taps(net(seed), {"early": "0", "map": "2"})
+
+
+def cached(
+    teacher: nn.Module | FrozenTeacher | None = None, data: Batches | None = None, **changes
+) -> CachedTeacher:
+    return cache_teacher(teacher or tapped(0), data or batches(), **(SETTINGS | changes))
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_features_are_looked_up_by_the_examples_positions(epoch, frozen):
+    teacher = FrozenTeacher(tapped(0)) if frozen else tapped(0)
+    found = cached(teacher)
+    asked = FrozenTeacher(tapped(0))
+    seen = []
+    for part in batches().epoch(epoch):
+        one, other = found.look_up(part), asked(part.inputs)
+        torch.testing.assert_close(one.logits, other.logits)
+        assert set(one.features) == {"early", "map"}
+        for name, feature in one.features.items():
+            torch.testing.assert_close(feature, other.features[name])
+        seen += part.index.tolist()
+    assert sorted(seen) == list(range(30))
+    assert seen != sorted(seen), "the order of an epoch is not that of the data"
+
+
+def test_an_objective_of_features_is_trained_as_with_the_teacher_itself():
+    ends, curves = [], []
+    for teacher in (tapped(0), cached()):
+        student = tapped(1)
+        objective = AttentionTransfer(["map"], attention_weight=100.0, soft_weight=0.5)
+        history = fit(
+            student,
+            objective,
+            batches(),
+            teacher=teacher,
+            optimizer=lambda each: torch.optim.SGD(each, lr=0.1, momentum=0.9),
+            epochs=3,
+            **SETTINGS,
+        )
+        ends.append(student.state_dict())
+        curves.append(history.curves)
+    torch.testing.assert_close(ends[0], ends[1])
+    assert set(curves[0]) == {"loss", "loss/attention", "loss/soft", "loss/hard", "learning_rate"}
+    for name, curve in curves[0].items():
+        assert curve == pytest.approx(curves[1][name], rel=1e-5), name
+
+
+def test_a_cohort_looks_its_teacher_up_too():
+    ends = []
+    for teacher in (tapped(0), cached()):
+        students = [tapped(1), tapped(2)]
+        members = [
+            Member(
+                student=student,
+                objective=AttentionTransfer(["map"], attention_weight=100.0),
+                optimizer=lambda each: torch.optim.SGD(each, lr=0.1),
+            )
+            for student in students
+        ]
+        fit_cohort(members, batches(), teacher=teacher, epochs=2, **SETTINGS)
+        ends.append([student.state_dict() for student in students])
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_the_cache_is_of_a_teacher_in_eval_mode():
+    asked: list[bool] = []
+    teacher = tapped(0)
+    teacher.register_forward_hook(lambda module, inputs, output: asked.append(module.training))
+    first, second = cached(teacher), cached(teacher)
+    torch.testing.assert_close(first.logits, second.logits, rtol=0, atol=0)
+    assert asked
+    assert not any(asked)
+
+
+def test_no_gradient_reaches_what_is_cached():
+    found = cached()
+    assert not found.logits.requires_grad
+    assert not any(feature.requires_grad for feature in found.features.values())
+
+
+def test_an_ensembles_logits_are_cached_at_its_temperature():
+    crowd = FrozenTeacher([net(0), net(1)])
+    for temperature in (1.0, 4.0):
+        found = cached(crowd, temperature=temperature)
+        for part in batches().epoch(0):
+            torch.testing.assert_close(
+                found.look_up(part).logits, crowd(part.inputs, temperature=temperature).logits
+            )
+        assert found.features == {}
+
+
+def test_a_cache_moves_with_all_that_it_holds():
+    moved = cached().to("meta")
+    held: list[Tensor] = [moved.logits, *moved.features.values()]
+    assert len(held) == 3
+    assert {each.device.type for each in held} == {"meta"}
+
+
+def test_augmented_batches_are_refused_when_it_is_made_and_when_it_is_used():
+    jittered = batches(augment=Jitter(pixels=1))
+    with pytest.raises(ValueError, match="batches: got augmented batches, expected none"):
+        cached(data=jittered)
+    with pytest.raises(ValueError, match="teacher: got cached outputs with augmented batches"):
+        cached().check_fits(jittered)
+
+
+def test_other_data_are_refused():
+    with pytest.raises(ValueError, match="teacher: got cached outputs of 30 examples, expected 20"):
+        cached().check_fits(batches(inputs=IMAGES[:20], targets=TARGETS[:20]))
+    with pytest.raises(ValueError, match=r"batch\.index: got None"):
+        cached().look_up(Batch(IMAGES, TARGETS))
+
+
+def test_a_feature_that_was_not_cached_is_named():
+    plain = cached(net(0))
+    assert plain.features == {}
+    objective = AttentionTransfer(["map"], attention_weight=1.0)
+    student = Outputs(torch.zeros(8, 5), {"map": torch.rand(8, 4, 4, 4)})
+    (part, *_) = batches().epoch(0)
+    with pytest.raises(ValueError, match="map"):
+        objective(student, plain.look_up(part), part)
