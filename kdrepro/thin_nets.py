@@ -87,7 +87,7 @@ def _epochs(counts: Sequence[int | None]) -> str:
     known = sorted(count for count in counts if count is not None)
     never = len(counts) - len(known)
     words = [f"{known[0]}" if known[0] == known[-1] else f"{known[0]} to {known[-1]}"] if known else []
-    words += [f"never in {never} of {len(counts)} runs"] if never else []
+    words += [f"never in {never} of {len(counts)} runs" if known else "never"] if never else []
     return ", ".join(words)
 
 
@@ -104,7 +104,7 @@ def plateau_curves(
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(11.0, 5.4)
+        chart = new_chart(11.0, 5.8)
         left, right = chart.subplots(1, 2, width_ratios=(2, 1))
         last = 0
         for arm in arms:
@@ -133,7 +133,7 @@ def plateau_curves(
             left.set_xlim(0.5, max(6, 2 * last) + 0.5)
             left.set_ylim(0, 1)
             title = "epochs before half of the digits were right"
-            chart.legend(title=title, title_fontsize=11, loc="outside lower center", ncols=3)
+            chart.legend(title=title, title_fontsize=11, loc="outside lower center", ncols=2)
         _hint_stage(right, rows, arms)
         for axes, words in ((left, f"not run at protocol {protocol}"), (right, "no hint stage run")):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -167,6 +167,7 @@ def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
     axes.set_ylabel("distance to the hint, first epoch = 100 %")
     if axes.lines:
         axes.set_ylim(bottom=0)
+        axes.set_xlim(0.5, max(6, *(len(line.get_ydata()) for line in axes.lines)) + 0.5)
 
 
 def plateau_table(

@@ -124,6 +124,11 @@ def test_a_run_that_never_learns_is_counted(tmp_path):
     assert record["Before half are right"] == "2, never in 1 of 2 runs"
 
 
+def test_an_arm_that_never_learns_says_so(tmp_path):
+    ledger = write_ledger(tmp_path, [row("kd", 0, 0.9, curves={"validation": [0.9] * 3})])
+    assert "soft targets: never" in words(thin_nets.plateau_curves(ledger))
+
+
 def test_the_table_counts_epochs_from_1(ledger):
     table = thin_nets.plateau_table(ledger).set_index("Arm")
     assert list(table.index) == list(thin_nets.ARMS)
