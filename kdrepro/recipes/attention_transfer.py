@@ -19,12 +19,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdrepro.data import cifar, mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
-from kdrepro.engine import fit_cohort
+from kdrepro.engine import fit_cohort, outputs
+from kdrepro.losses.attention import attention_map
 from kdrepro.members import Member
 from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivationTransfer
 from kdrepro.methods.hinton_kd import HintonKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.wide_resnet import WideResNet
+from kdrepro.row import PROTOCOLS
 from kdrepro.runs import Arm, Key, Recipe, Result, Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
@@ -50,9 +52,13 @@ _TEACHERS: dict[str, dict[str, Any]] = {
     "teacher_wrn16_2": {"depth": 16, "width": 2},
     "teacher_wrn40_1": {"depth": 40, "width": 1},
 }
-# Digits are not mirrored, and nets of ten layers learn them in seconds.
-_DIGITS = {"crop": 2, "flip": False, "in_channels": 1, "depth": 10, "epochs": 6}
-_DIGIT_TEACHERS = {"teacher_wrn16_2": {"depth": 10, "width": 2}, "teacher_wrn40_1": {"depth": 16, "width": 1}}
+# Small nets on digits, chosen on digits held out of those that are embedded, to show something within two minutes.
+# Small batches, because in so few epochs what counts is the number of steps; digits are neither mirrored nor moved.
+_DIGITS = {"crop": 0, "flip": False, "in_channels": 1, "depth": 10, "batch_size": 32, "epochs": 2}
+_DIGIT_TEACHERS = {
+    "teacher_wrn16_2": {"depth": 10, "width": 2, "epochs": 4},
+    "teacher_wrn40_1": {"depth": 16, "width": 1, "epochs": 4},
+}
 
 _AT = {"objective": "attention", "attention_weight": 1000.0, "form": "code", "power": 2, "pool": "sum"}
 _KD = {"temperature": 4.0, "soft_weight": 0.9}
@@ -139,6 +145,19 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
     ]
 
 
+def attention_maps(
+    net: nn.Module, inputs: Tensor, *, device: str = "auto", batch_size: int = 500
+) -> dict[str, Tensor]:
+    """Return where each group of a net looks: for each input a map of length 1, by group (N, H, W)."""
+    tapped = Taps(net, {group: group for group in GROUPS})
+    maps: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
+    # In parts: the features of ten thousand pictures fill a gigabyte, their maps a hundredth of that.
+    for part in torch.split(inputs, batch_size):
+        for group, feature in outputs(tapped, part, device=device).features.items():
+            maps[group].append(attention_map(feature).reshape(len(feature), *feature.shape[2:]))
+    return {group: torch.cat(parts) for group, parts in maps.items()}
+
+
 def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:
     needed = {key for run in runs for key in run.arm.needs(run.seed)}
     if not needed:
@@ -223,14 +242,23 @@ def _from_wrn40_1(seed: int) -> Sequence[Key]:
     return [("teacher_wrn40_1", seed)]
 
 
-def _student(summary: str, overrides: dict[str, Any], *, from40: bool = False) -> Arm:
+def _student(
+    summary: str, overrides: dict[str, Any], *, from40: bool = False, protocols: Sequence[str] = PROTOCOLS
+) -> Arm:
     return Arm(
         summary,
         train,
         needs=_from_wrn40_1 if from40 else _from_wrn16_2,
         overrides=overrides,
+        protocols=protocols,
         cohort="wrn40_1" if from40 else "wrn16_2",
     )
+
+
+def _weighted(weight: float) -> Arm:
+    # More weights than the claims name, where they cost next to nothing.
+    summary = f"the code's form with a weight of {weight:,g}"
+    return _student(summary, _AT | {"attention_weight": weight}, protocols=("smoke", "quick"))
 
 
 ARMS = {
@@ -253,6 +281,9 @@ ARMS = {
         needs=_from_wrn16_2,
         overrides=_AT | {"form": "paper", "attention_weight": 500.0},
     ),
+    "at_10": _weighted(10.0),
+    "at_100": _weighted(100.0),
+    "at_10000": _weighted(10_000.0),
     "f_at": _student("full activations of WRN-16-2", _FULL),
     "kd": _student("soft targets of WRN-16-2", _KD),
     "at_kd": _student("attention and soft targets of WRN-16-2", _AT | _KD),
@@ -261,6 +292,9 @@ ARMS = {
     "kd_from40": _student("soft targets of WRN-40-1", _KD, from40=True),
     "at_kd_from40": _student("attention and soft targets of WRN-40-1", _AT | _KD, from40=True),
 }
+
+# Attention transfer in both forms with every weight that is trained.
+SWEEP = ("at_10", "at_100", "at", "at_10000", "at_norm_0.1", "at_norm_12.8", "at_norm_1000")
 
 RECIPE = Recipe(
     "attention_transfer", ARMS, config, load, build, {}, held_out=5_000, train_cohort=train_cohort
