@@ -160,14 +160,16 @@ def _line(axes: Axes, curve: Sequence[float], colour: str, label: str | None) ->
 
 
 def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
+    axes.set_xlabel("epoch of the hint stage")
+    axes.set_ylabel("distance to the hint, first epoch = 100 %")
+    longest = 0
     for arm in arms:
         for curve in _curves(rows, arm, "hint_stage/loss"):
             _line(axes, [value / curve[0] for value in curve], _named(arm)[1], None)
-    axes.set_xlabel("epoch of the hint stage")
-    axes.set_ylabel("distance to the hint, first epoch = 100 %")
-    if axes.lines:
+            longest = max(longest, len(curve))
+    if longest:
         axes.set_ylim(bottom=0)
-        axes.set_xlim(0.5, max(6, *(len(line.get_ydata()) for line in axes.lines)) + 0.5)
+        axes.set_xlim(0.5, max(6, longest) + 0.5)
 
 
 def plateau_table(

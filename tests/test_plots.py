@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chart_texts import assert_readable, texts
 from matplotlib.colors import to_rgb
 from recorded_rows import hinton_rows, make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
@@ -38,17 +39,6 @@ def digits():
     logits = chance.normal(size=(3, 10))
     logits[np.arange(3), labels] += 6
     return chance.random((3, 28, 28)), logits, labels
-
-
-def texts(chart):
-    found = []
-    for axes in chart.axes:
-        found += [text.get_text() for text in axes.texts]
-        found += [axes.get_title(), axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
-        found += [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-        if axes.get_legend():
-            found += [text.get_text() for text in axes.get_legend().get_texts()]
-    return [text for text in found if text]
 
 
 def line_points(axes, marker):
@@ -188,11 +178,7 @@ def test_figures_are_readable_on_any_page(ledger):
         plots.temperature_curve(ledger),
         plots.gap(ledger),
     ):
-        assert to_rgb(chart.get_facecolor()) == (1, 1, 1)
-        for axes in chart.axes:
-            assert to_rgb(axes.get_facecolor()) == (1, 1, 1)
-            sizes = [text.get_fontsize() for text in (*axes.get_xticklabels(), axes.xaxis.label, *axes.texts)]
-            assert min(sizes) >= 9
+        assert_readable(chart)
 
 
 def test_colours_can_be_told_apart_without_colour_vision():

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from chart_texts import assert_readable, texts
 from recorded_rows import make_row, make_rows, write_ledger
 from scipy import stats
 
@@ -69,18 +69,6 @@ def some(folder, *kept: str) -> Ledger:
     return write_ledger(folder, rows) if rows else Ledger(folder)
 
 
-def words(chart) -> list[str]:
-    found = []
-    for axes in chart.axes:
-        found += [text.get_text() for text in axes.texts]
-        found += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
-        found += [label.get_text() for label in axes.get_xticklabels()]
-        if axes.get_legend():
-            found += [text.get_text() for text in axes.get_legend().get_texts()]
-    found += [text.get_text() for legend in chart.legends for text in legend.get_texts()]
-    return [text for text in found if text]
-
-
 def solid(axes, colour: str) -> list:
     return [line for line in axes.lines if line.get_color() == colour and line.get_linestyle() == "-"]
 
@@ -103,10 +91,10 @@ def test_every_run_is_a_line_and_the_legend_counts_its_plateau(ledger):
         lines = solid(left, colour)
         assert [list(line.get_ydata()) for line in lines] == [each.curves["validation"] for each in own]
         assert all(line.get_xdata()[0] == 1 for line in lines)
-        labels = [text for text in words(left.figure) if text.startswith(name.replace("\n", " ") + ":")]
+        labels = [text for text in texts(left.figure) if text.startswith(name.replace("\n", " ") + ":")]
         assert len(labels) == bool(own), arm
-    assert "labels alone: 13 to 15" in words(left.figure)
-    assert "hint, then soft targets: 0" in words(left.figure)
+    assert "labels alone: 13 to 15" in texts(left.figure)
+    assert "hint, then soft targets: 0" in texts(left.figure)
     assert left.get_xlim()[1] > 2 * 15
     own = solid(right, thin_nets.ARMS["fitnet"][1])
     assert [line.get_ydata()[0] for line in own] == [1.0] * 3
@@ -119,14 +107,14 @@ def test_a_run_that_never_learns_is_counted(tmp_path):
     curves = [[0.9] * 6, [0.9, 0.9, 0.3]]
     rows = [row("kd", seed, 0.9, curves={"validation": each}) for seed, each in enumerate(curves)]
     ledger = write_ledger(tmp_path, rows)
-    assert "soft targets: 2, never in 1 of 2 runs" in words(thin_nets.plateau_curves(ledger))
+    assert "soft targets: 2, never in 1 of 2 runs" in texts(thin_nets.plateau_curves(ledger))
     (record,) = thin_nets.plateau_table(ledger, ["kd"]).to_dict("records")
     assert record["Before half are right"] == "2, never in 1 of 2 runs"
 
 
 def test_an_arm_that_never_learns_says_so(tmp_path):
     ledger = write_ledger(tmp_path, [row("kd", 0, 0.9, curves={"validation": [0.9] * 3})])
-    assert "soft targets: never" in words(thin_nets.plateau_curves(ledger))
+    assert "soft targets: never" in texts(thin_nets.plateau_curves(ledger))
 
 
 def test_the_table_counts_epochs_from_1(ledger):
@@ -154,7 +142,7 @@ def test_the_headline_has_a_bar_for_each_arm_in_percent(ledger):
     assert [bar.get_height() for bar in axes.patches] == pytest.approx(means)
     diamonds = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "D"]
     assert diamonds == [0.55, 1.9, 0.65, 0.51]
-    assert len([text for text in words(axes.figure) if text.endswith("n = 3")]) == len(arms)
+    assert len([text for text in texts(axes.figure) if text.endswith("n = 3")]) == len(arms)
 
 
 def test_the_bars_have_the_interval_of_their_runs(tmp_path):
@@ -166,7 +154,7 @@ def test_the_bars_have_the_interval_of_their_runs(tmp_path):
     assert segment[:, 1] == pytest.approx([low, high])
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [list(line.get_ydata()) for line in dots] == [values]
-    assert "not run" in words(axes.figure)
+    assert "not run" in texts(axes.figure)
 
 
 def test_a_demonstration_is_not_set_beside_the_paper(tmp_path):
@@ -175,7 +163,7 @@ def test_a_demonstration_is_not_set_beside_the_paper(tmp_path):
     ledger = write_ledger(tmp_path, rows)
     for draw in (thin_nets.headline, thin_nets.depth_curve):
         chart = draw(ledger, protocol="quick")
-        assert not [text for text in words(chart) if "paper" in text]
+        assert not [text for text in texts(chart) if "paper" in text]
         assert not [line for line in chart.axes[0].lines if line.get_marker() == "D"]
 
 
@@ -205,7 +193,7 @@ def test_the_papers_depths_are_shown_and_go_beyond_the_figure_where_it_does(ledg
     axes = thin_nets.depth_curve(ledger).axes[0]
     ends = {line.get_color(): line.get_xdata()[1] for line in axes.lines if line.get_linewidth() == 6}
     assert ends == {colour: min(deepest + 0.15, 12.9) for _, colour, deepest in thin_nets.KINDS.values()}
-    assert "to 13" in words(axes.figure)
+    assert "to 13" in texts(axes.figure)
 
 
 def test_missing_depths_are_left_out(tmp_path):
@@ -240,28 +228,20 @@ def test_figures_of_few_or_no_rows_can_be_drawn_and_say_so(tmp_path, kept):
     ]
     for chart in charts:
         assert chart._repr_png_()[:4] == b"\x89PNG"
-    assert "not run" in words(charts[0])
+    assert "not run" in texts(charts[0])
     if not kept:
-        assert all(any("not run" in text or "no hint" in text for text in words(chart)) for chart in charts)
+        assert all(any("not run" in text or "no hint" in text for text in texts(chart)) for chart in charts)
 
 
 def test_uncommitted_rows_are_not_shown(tmp_path):
     dirty = [row("kd", 0, 0.01, dirty=True, curves={"validation": [0.9, 0.1]})]
     dirty += [row("depth5_kd", 0, 0.3, protocol="reduced", dirty=True)]
     ledger = write_ledger(tmp_path, dirty)
-    assert "not run at protocol paper" in words(thin_nets.plateau_curves(ledger))
-    assert "not run at protocol reduced" in words(thin_nets.depth_curve(ledger))
+    assert "not run at protocol paper" in texts(thin_nets.plateau_curves(ledger))
+    assert "not run at protocol reduced" in texts(thin_nets.depth_curve(ledger))
     assert thin_nets.plateau_table(ledger, ["kd"]).at[0, "Epochs run"] == "not run"
 
 
 def test_figures_are_on_white_cards_with_readable_letters(ledger):
-    for chart in (
-        thin_nets.headline(ledger),
-        thin_nets.plateau_curves(ledger),
-        thin_nets.depth_curve(ledger),
-    ):
-        assert to_rgb(chart.get_facecolor()) == (1, 1, 1)
-        for axes in chart.axes:
-            assert to_rgb(axes.get_facecolor()) == (1, 1, 1)
-            sizes = [text.get_fontsize() for text in (*axes.get_xticklabels(), axes.xaxis.label, *axes.texts)]
-            assert min(sizes) >= 9
+    for draw in (thin_nets.headline, thin_nets.plateau_curves, thin_nets.depth_curve):
+        assert_readable(draw(ledger))

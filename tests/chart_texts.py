@@ -1,0 +1,28 @@
+"""What a reader sees of a chart: its words, and whether they can be read on any page."""
+
+from __future__ import annotations
+
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+
+def texts(chart: Figure) -> list[str]:
+    """Everything that is written on it, legends included."""
+    found = []
+    for axes in chart.axes:
+        found += [text.get_text() for text in axes.texts]
+        found += [axes.get_title(), axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
+        found += [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+        if axes.get_legend():
+            found += [text.get_text() for text in axes.get_legend().get_texts()]
+    found += [text.get_text() for legend in chart.legends for text in legend.get_texts()]
+    return [text for text in found if text]
+
+
+def assert_readable(chart: Figure) -> None:
+    """Check that it is a white card, with no letter too small."""
+    assert to_rgb(chart.get_facecolor()) == (1, 1, 1)
+    for axes in chart.axes:
+        assert to_rgb(axes.get_facecolor()) == (1, 1, 1)
+        sizes = [text.get_fontsize() for text in (*axes.get_xticklabels(), axes.xaxis.label, *axes.texts)]
+        assert min(sizes) >= 9
