@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from kdrepro import checks, devices
+from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Batches
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs
@@ -19,6 +21,22 @@ class CachedTeacher:
     def __init__(self, logits: Tensor, features: Mapping[str, Tensor] | None = None) -> None:
         self.logits = checks.logits("logits", logits)
         self.features = dict(features or {})
+
+    def save(self, file: Path) -> None:
+        """Write the outputs to a safetensors file, atomically."""
+        features = {f"features.{name}": value for name, value in self.features.items()}
+        save_tensors({"logits": self.logits} | features, file, metadata={})
+
+    @classmethod
+    def load(cls, file: Path) -> CachedTeacher:
+        """Read what `save` wrote. Raises `ValueError` naming the file when it is truncated or holds anything else."""
+        tensors = load_tensors(file)
+        if "logits" not in tensors:
+            raise ValueError(f"{file}: got no logits, expected a teacher's outputs; delete it to ask again")
+        features = {
+            name.removeprefix("features."): value for name, value in tensors.items() if name != "logits"
+        }
+        return cls(tensors["logits"], features)
 
     def to(self, device: torch.device | str) -> CachedTeacher:
         """Return the same cache on `device`."""

@@ -61,10 +61,24 @@ def load_state(file: Path) -> dict[str, Any]:
 
 def save_weights(module: nn.Module, file: Path, *, metadata: Mapping[str, str]) -> None:
     """Write a module's `state_dict` to a safetensors file, atomically, with `metadata` beside it."""
-    tensors: dict[str, Tensor] = {
-        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
-    }
-    _replace(file, lambda beside: save_file(tensors, beside, metadata=dict(metadata)))
+    save_tensors(module.state_dict(), file, metadata=metadata)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, metadata: Mapping[str, str]) -> None:
+    """Write named tensors to a safetensors file, atomically."""
+    own: dict[str, Tensor] = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    _replace(file, lambda beside: save_file(own, beside, metadata=dict(metadata)))
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote. Raises `ValueError` naming the file when it is truncated."""
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except Exception as error:
+        raise ValueError(
+            f"{file}: not a readable safetensors file ({error}); delete it to start anew"
+        ) from error
+    return tensors
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
