@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullLocator
 
 from kdrepro.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
 from kdrepro.claims import Side, paper
@@ -142,7 +142,7 @@ def strength_curve(ledger: Ledger, *, protocol: str = "reduced", positions: int 
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.08, y=0.15)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        _percent(axes, [row for row in rows if row.arm in {*arms, *(each[0] for each in _REFERENCES)}])
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -154,6 +154,16 @@ _REFERENCES = (
     ("kd", "soft targets", BLUE, "-."),
     ("teacher_wrn16_2", "teacher", GREY, ":"),
 )
+
+
+def _percent(axes: Axes, rows: Sequence[Row]) -> None:
+    """Errors in percent, on a logarithmic axis where one arm makes many times as many as another."""
+    rates = [row.metrics["test_error_rate"] for row in rows]
+    if min(rates) > 0 and max(rates) > 4 * min(rates):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
 
 
 def _reference(axes: Axes, rows: Sequence[Row], arm: str, name: str, colour: str, style: str) -> bool:
@@ -194,6 +204,7 @@ def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, float],
             ha="center",
             va=anchor,
             fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
         )
         places.append(place)
         means.append(mean)
@@ -238,6 +249,8 @@ def gains(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
             label = "" if label in axes.get_legend_handles_labels()[1] else label
             face = "black" if known else "white"
             axes.plot(difference, place + 0.24, "s", markersize=6, mfc=face, mec="black", label=label or None)
+        # Without rows the forest has a tick at zero only.
+        axes.xaxis.set_major_locator(AutoLocator())
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, -160), max(high, 10))
         chart.legend(loc="outside lower right", ncols=2)

@@ -175,6 +175,19 @@ def test_every_weight_that_has_rows_is_drawn(tmp_path):
     assert "maps of 7×7" in words(axes.figure)
 
 
+def test_errors_that_differ_many_times_are_on_a_logarithmic_axis(tmp_path):
+    few = [
+        row("at", 0, 80, "quick"),
+        row("at_norm_1000", 0, 660, "quick"),
+        row("student_alone", 0, 84, "quick"),
+    ]
+    axes = strength_curve(write_ledger(tmp_path / "far", few), protocol="quick").axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    axes = strength_curve(write_ledger(tmp_path / "near", few[::2]), protocol="quick").axes[0]
+    assert axes.get_yscale() == "linear"
+    assert axes.yaxis.get_major_formatter()(0.125) == "12.5 %"
+
+
 # -- what each kind gains
 
 

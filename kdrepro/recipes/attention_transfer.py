@@ -255,10 +255,10 @@ def _student(
     )
 
 
-def _weighted(weight: float) -> Arm:
+def _weighted(summary: str, weight: float, *, form: str) -> Arm:
     # More weights than the claims name, where they cost next to nothing.
-    summary = f"the code's form with a weight of {weight:,g}"
-    return _student(summary, _AT | {"attention_weight": weight}, protocols=("smoke", "quick"))
+    overrides = _AT | {"form": form, "attention_weight": weight}
+    return _student(summary, overrides, protocols=("smoke", "quick"))
 
 
 ARMS = {
@@ -281,9 +281,9 @@ ARMS = {
         needs=_from_wrn16_2,
         overrides=_AT | {"form": "paper", "attention_weight": 500.0},
     ),
-    "at_10": _weighted(10.0),
-    "at_100": _weighted(100.0),
-    "at_10000": _weighted(10_000.0),
+    "at_10": _weighted("the code's form, weight 10", 10.0, form="code"),
+    "at_100": _weighted("the code's form, weight 100", 100.0, form="code"),
+    "at_norm_1": _weighted("the paper's form, β = 1", 0.5, form="paper"),
     "f_at": _student("full activations of WRN-16-2", _FULL),
     "kd": _student("soft targets of WRN-16-2", _KD),
     "at_kd": _student("attention and soft targets of WRN-16-2", _AT | _KD),
@@ -294,7 +294,7 @@ ARMS = {
 }
 
 # Attention transfer in both forms with every weight that is trained.
-SWEEP = ("at_10", "at_100", "at", "at_10000", "at_norm_0.1", "at_norm_12.8", "at_norm_1000")
+SWEEP = ("at_10", "at_100", "at", "at_norm_0.1", "at_norm_1", "at_norm_12.8", "at_norm_1000")
 
 RECIPE = Recipe(
     "attention_transfer", ARMS, config, load, build, {}, held_out=5_000, train_cohort=train_cohort
