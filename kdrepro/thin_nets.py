@@ -106,31 +106,23 @@ def plateau_curves(
     with matplotlib.rc_context(STYLE):
         chart = new_chart(11.0, 5.8)
         left, right = chart.subplots(1, 2, width_ratios=(2, 1))
-        last = 0
+        # The axis shows twice the longest plateau, and all of a training that is short.
+        shown = 6
         for arm in arms:
             curves = _curves(rows, arm, "validation")
             counts = [plateau(curve) for curve in curves]
             name, colour = _named(arm)
-            for place, curve in enumerate(curves):
-                label = None if place else f"{name}: {_epochs(counts)}"
-                _line(left, curve, colour, label)
-            last = max(
-                [
-                    last,
-                    *(
-                        len(curve) if count is None else count
-                        for curve, count in zip(curves, counts, strict=True)
-                    ),
-                ]
-            )
+            for place, (curve, count) in enumerate(zip(curves, counts, strict=True)):
+                _line(left, curve, colour, None if place else f"{name}: {_epochs(counts)}")
+                shown = max(shown, 2 * (len(curve) if count is None else count), min(12, len(curve)))
         left.set_xlabel("epoch of training on classes")
         left.set_ylabel("errors on the digits held out")
-        if last or left.lines:
+        if left.lines:
             left.axhline(GUESSED, color=GREY, linestyle=":", linewidth=1.2)
             left.text(
                 1.0, GUESSED + 0.02, "guessing", ha="right", color=GREY, transform=left.get_yaxis_transform()
             )
-            left.set_xlim(0.5, max(6, 2 * last) + 0.5)
+            left.set_xlim(0.5, shown + 0.5)
             left.set_ylim(0, 1)
             title = "epochs before half of the digits were right"
             chart.legend(title=title, title_fontsize=11, loc="outside lower center", ncols=2)
