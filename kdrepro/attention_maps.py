@@ -57,19 +57,27 @@ def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.norm((one - other).reshape(len(one), -1), axis=1))
 
 
-def distance_table(maps: Maps) -> pd.DataFrame:
-    """The mean distance ‖Q_S − Q_T‖ between each net's maps and the first net's, depth by depth.
+def mean_distances(maps: Maps) -> dict[str, dict[str, float]]:
+    """The mean distance ‖Q_S − Q_T‖ of each net's maps to the first net's, by net and depth.
 
     `maps` are, by net and by depth, arrays (N, H, W) of length 1, the teacher's first. Maps that are nowhere negative
     are at most √2 apart. Raises `ValueError` for one net only, depths that differ, or shapes that do not fit.
     """
-    (teacher, first), *others = _checked(maps).items()
-    records = [
-        {"Distance to the " + teacher: net}
-        | {depth: number(float(_distances(own[depth], first[depth]).mean())) for depth in first}
+    first, *others = _checked(maps).items()
+    return {
+        net: {depth: float(_distances(own[depth], first[1][depth]).mean()) for depth in own}
         for net, own in others
+    }
+
+
+def distance_table(maps: Maps) -> pd.DataFrame:
+    """The distances of `mean_distances` as a table: a row for each net, a column for each depth."""
+    teacher = f"Distance to the {next(iter(maps), 'first')}"
+    records = [
+        {teacher: net} | {depth: number(away) for depth, away in own.items()}
+        for net, own in mean_distances(maps).items()
     ]
-    return pd.DataFrame(records, columns=("Distance to the " + teacher, *first))
+    return pd.DataFrame(records)
 
 
 def _shown(picture: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from kdrepro.attention_maps import distance_table, map_grid
+from kdrepro.attention_maps import distance_table, map_grid, mean_distances
 
 SIDES = {"group0": 8, "group1": 4, "group2": 2}
 NETS = ("teacher", "student alone", "student with maps")
@@ -30,7 +30,9 @@ def images(count: int = 3, channels: int = 1) -> np.ndarray:
 def test_the_table_has_the_mean_distance_to_the_teacher_of_each_depth():
     teacher = {"deep": np.array([[[1.0, 0.0]], [[0.0, 1.0]]])}
     student = {"deep": np.array([[[0.0, 1.0]], [[0.0, 1.0]]])}
-    frame = distance_table({"teacher": teacher, "student": student, "twin": teacher})
+    maps = {"teacher": teacher, "student": student, "twin": teacher}
+    assert mean_distances(maps) == {"student": {"deep": pytest.approx(2**0.5 / 2)}, "twin": {"deep": 0.0}}
+    frame = distance_table(maps)
     assert list(frame.columns) == ["Distance to the teacher", "deep"]
     # √2 for the first example, 0 for the second.
     assert frame.values.tolist() == [["student", "0.71"], ["twin", "0"]]
