@@ -113,10 +113,10 @@ class Run:
         """The arm's data set at this protocol and split."""
         return self.runner.data(self.arm)
 
-    def build(self) -> nn.Module:
-        """Return the arm's net with the initial weights of this seed."""
+    def build(self, seed: int | None = None) -> nn.Module:
+        """Return the arm's net with the initial weights of a seed (default: the run's own)."""
         with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.seed if seed is None else seed)
             return self.runner.recipe.build(self.config)
 
     def teachers(self) -> list[nn.Module]:

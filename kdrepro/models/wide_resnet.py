@@ -6,26 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
+from kdrepro.models.mlp import Dropout
 
 
 class Block(nn.Module):
     """Pre-activation residual block: norm, ReLU, 3×3, norm, ReLU, 3×3, added to what came in.
 
-    Where the number of channels changes, what came in passes through a 1×1 convolution, after the first ReLU.
+    Where the number of channels changes, what came in passes through a 1×1 convolution, after the first ReLU. Dropout
+    stands between the two 3×3 convolutions, after the second ReLU.
     """
 
-    def __init__(self, into: int, out: int, *, stride: int) -> None:
+    def __init__(self, into: int, out: int, *, stride: int, dropout: float) -> None:
         super().__init__()
         self.norm0 = nn.BatchNorm2d(into)
         self.conv0 = nn.Conv2d(into, out, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out)
         self.conv1 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.dropout = Dropout(dropout)
         self.shortcut = nn.Conv2d(into, out, 1, stride=stride, bias=False) if into != out else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         active = torch.relu(self.norm0(inputs))
         added = inputs if self.shortcut is None else self.shortcut(active)
-        result: Tensor = self.conv1(torch.relu(self.norm1(self.conv0(active)))) + added
+        result: Tensor = self.conv1(self.dropout(torch.relu(self.norm1(self.conv0(active))))) + added
         return result
 
 
@@ -40,6 +43,8 @@ class WideResNet(nn.Module):
     Weights are drawn as in the authors' code (github.com/szagoruyko/attention-transfer, utils.py): convolutions and
     classifier from N(0, 2 / fan-in), scales of the norms from U(0, 1), biases 0. No convolution has a bias.
 
+    `dropout` is 0 in this paper; Zagoruyko & Komodakis (2016), Wide Residual Networks, section 2.4, have it.
+
     Shapes: (B, `in_channels`, H, W) → logits (B, `classes`); the groups' maps are (B, 16·`width`, H, W), and half and
     a quarter of that in height and width (rounded up) with twice and four times the channels.
     Raises `ValueError` for a depth that is not 6n + 4, or inputs of another shape.
@@ -48,7 +53,9 @@ class WideResNet(nn.Module):
     175066
     """
 
-    def __init__(self, depth: int, width: int, *, classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(
+        self, depth: int, width: int, *, classes: int = 10, in_channels: int = 3, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if checks.whole("depth", depth, least=10) % 6 != 4:
             raise ValueError(
@@ -60,9 +67,9 @@ class WideResNet(nn.Module):
         blocks = (depth - 4) // 6
         channels = [16 * width, 32 * width, 64 * width]
         self.conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.group0 = _group(16, channels[0], blocks, stride=1)
-        self.group1 = _group(channels[0], channels[1], blocks, stride=2)
-        self.group2 = _group(channels[1], channels[2], blocks, stride=2)
+        self.group0 = _group(16, channels[0], blocks, stride=1, dropout=dropout)
+        self.group1 = _group(channels[0], channels[1], blocks, stride=2, dropout=dropout)
+        self.group2 = _group(channels[1], channels[2], blocks, stride=2, dropout=dropout)
         self.norm = nn.BatchNorm2d(channels[2])
         self.classifier = nn.Linear(channels[2], checks.whole("classes", classes, least=1))
         _draw(self)
@@ -77,9 +84,9 @@ class WideResNet(nn.Module):
         return logits
 
 
-def _group(into: int, out: int, blocks: int, *, stride: int) -> nn.Sequential:
-    first = Block(into, out, stride=stride)
-    return nn.Sequential(first, *(Block(out, out, stride=1) for _ in range(blocks - 1)))
+def _group(into: int, out: int, blocks: int, *, stride: int, dropout: float) -> nn.Sequential:
+    first = Block(into, out, stride=stride, dropout=dropout)
+    return nn.Sequential(first, *(Block(out, out, stride=1, dropout=dropout) for _ in range(blocks - 1)))
 
 
 @torch.no_grad()

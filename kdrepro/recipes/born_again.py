@@ -1,0 +1,268 @@
+"""Furlanello et al. (2018), Born-Again Neural Networks: generations on CIFAR-10 as in section 5, and on digits.
+
+    kdrepro run born_again --protocol reduced
+    kdrepro run born_again --protocol paper --arms mnist_teacher,mnist_ban1,mnist_ban2
+
+The paper gives no learning rate and no number of epochs for CIFAR; those of Wide Residual Networks (Zagoruyko &
+Komodakis, 2016), which it names, are used. The digits are an experiment of ours, for its many seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
+
+from kdrepro.data import cifar, mnist
+from kdrepro.data.batches import Batches, CropFlip
+from kdrepro.data.examples import DataSet
+from kdrepro.engine import fit_cohort
+from kdrepro.members import Member
+from kdrepro.methods.born_again import (
+    BornAgain,
+    ConfidenceWeighted,
+    LabelSmoothing,
+    PermutedDarkKnowledge,
+)
+from kdrepro.methods.supervised import Supervised
+from kdrepro.models.mlp import MLP
+from kdrepro.models.wide_resnet import WideResNet
+from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.teacher import FrozenTeacher
+
+_PICTURES: dict[str, Any] = {
+    "net": "WRN-28-1",
+    "depth": 28,
+    "width": 1,
+    "dropout": 0.3,
+    "optimizer": "SGD, Nesterov momentum 0.9",
+    "learning_rate": 0.1,
+    "rate_factor": 0.2,
+    "rate_steps": [0.3, 0.6, 0.8],
+    "weight_decay": 0.0005,
+    "batch_size": 128,
+    "epochs": 200,
+    "crop": 4,
+}
+# 30 epochs do not fit a net of this size to the pictures, and dropout would keep it further from them.
+_REDUCED = {"net": "WRN-16-1", "depth": 16, "dropout": 0.0, "epochs": 30}
+# Hinton's student (2015, section 3) with the settings that its recipe chose on digits held out.
+_DIGITS: dict[str, Any] = {
+    "net": "784-800-800-10",
+    "hidden": [800, 800],
+    "optimizer": "SGD, momentum 0.9",
+    "learning_rate": 0.2,
+    "schedule": "linear to 0",
+    "weight_decay": 0.0,
+    "batch_size": 250,
+    "epochs": 30,
+}
+_FEW = _DIGITS | {"batch_size": 100, "learning_rate": 0.1}
+_SMOOTHING = 0.1
+
+
+def config(base: str, protocol: str) -> dict[str, Any]:
+    """Return the settings of an arm at a protocol."""
+    settings = dict({"pictures": _PICTURES, "mnist": _DIGITS, "few": _FEW}[base])
+    if base == "pictures" and protocol == "reduced":
+        settings |= _REDUCED
+    if protocol == "quick":
+        settings["epochs"] = 10
+    if protocol == "smoke":
+        settings |= {"epochs": 1, "hidden": [32, 32]}
+    return settings
+
+
+def load(protocol: str) -> DataSet:
+    """Return CIFAR-10, or at `reduced` its JPEG copy."""
+    return cifar.load("cifar10-jpeg" if protocol == "reduced" else "cifar10")
+
+
+def load_mnist(protocol: str) -> DataSet:
+    """Return all of MNIST."""
+    return mnist.load("mnist")
+
+
+def load_few(protocol: str) -> DataSet:
+    """Return the embedded digits, or at `smoke` a few hundred of them."""
+    digits = mnist.load("mnist5k")
+    return digits.few(400, 200) if protocol == "smoke" else digits
+
+
+def build(settings: dict[str, Any]) -> nn.Module:
+    """Return the net that the settings describe."""
+    if "hidden" in settings:
+        return MLP([784, *settings["hidden"], mnist.CLASSES])
+    return WideResNet(settings["depth"], settings["width"], dropout=settings["dropout"])
+
+
+def train(run: Run) -> Result:
+    """Train one net of one generation."""
+    (result,) = train_cohort([run])
+    return result
+
+
+def train_cohort(runs: Sequence[Run]) -> list[Result]:
+    """Train nets of one generation and seed on the same batches, under the one teacher that they need.
+
+    A generation has first weights and an order of the examples of its own; what is compared within it has the same.
+    """
+    first = runs[0]
+    settings, train = first.config, first.data.train
+    seed = 1000 * settings["generation"] + first.seed
+    batches = Batches(
+        train.inputs,
+        train.targets,
+        batch_size=settings["batch_size"],
+        seed=seed,
+        augment=CropFlip(pixels=settings["crop"]) if "crop" in settings else None,
+    )
+    teacher = _teacher(runs)
+    students = [run.build(seed) for run in runs]
+    for run in runs:
+        run.config["train_size"] = len(train)
+    histories = fit_cohort(
+        [
+            Member(
+                student=student,
+                objective=_OBJECTIVES[run.config["objective"]](),
+                optimizer=_optimizer(run.config),
+                schedule=_schedule(run.config, len(batches)),
+                checkpoint=run.runner.checkpoint(run.id),
+                label=run.name,
+            )
+            for run, student in zip(runs, students, strict=True)
+        ],
+        batches,
+        teacher=teacher,
+        epochs=settings["epochs"],
+        device=first.runner.device,
+        precision=first.runner.precision,
+        progress=f"seed {first.seed}" if first.runner.progress else None,
+    )
+    return [
+        Result(
+            run.measure(student, train, teacher=teacher if run.arm.needs(run.seed) else None),
+            student,
+            history,
+        )
+        for run, student, history in zip(runs, students, histories, strict=True)
+    ]
+
+
+def ensemble(run: Run) -> Result:
+    """Average the probabilities of several generations; nothing is trained."""
+    members = FrozenTeacher(run.teachers())
+    run.config["train_size"] = len(run.data.train)
+    parameters = sum(parameter.numel() for member in members.modules for parameter in member.parameters())
+    return Result(run.measure(members, run.data.train), parameters=parameters)
+
+
+def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:
+    needed = {key for run in runs for key in run.arm.needs(run.seed)}
+    if not needed:
+        return None
+    # Those of a cohort that learn from labels alone name no teacher and ignore this one.
+    ((name, seed),) = needed
+    return FrozenTeacher(runs[0].runner.trained(name, seed))
+
+
+_OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
+    "labels": Supervised,
+    "teacher": BornAgain,
+    "teacher and labels": partial(BornAgain, label_weight=1.0),
+    "labels weighted by confidence": ConfidenceWeighted,
+    "permuted teacher": PermutedDarkKnowledge,
+    "smoothed labels": partial(LabelSmoothing, smoothing=_SMOOTHING),
+}
+
+
+def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    return lambda parameters: SGD(
+        parameters,
+        lr=settings["learning_rate"],
+        momentum=0.9,
+        nesterov="Nesterov" in settings["optimizer"],
+        weight_decay=settings["weight_decay"],
+        fused=True,
+    )
+
+
+def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRScheduler]:
+    epochs = settings["epochs"]
+    if "rate_steps" not in settings:
+        return lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / (epochs * steps))
+    places = [round(share * epochs) * steps for share in settings["rate_steps"]]
+    return lambda optimizer: MultiStepLR(optimizer, places, gamma=settings["rate_factor"])
+
+
+def _from(name: str) -> Callable[[int], Sequence[Key]]:
+    return lambda seed: [(name, seed)]
+
+
+def _members(names: Sequence[str]) -> Callable[[int], Sequence[Key]]:
+    return lambda seed: [(name, seed) for name in names]
+
+
+def _arms(
+    base: str,
+    *,
+    generations: int,
+    seeds: int,
+    load: Callable[[str], DataSet],
+    protocols: Sequence[str],
+) -> dict[str, Arm]:
+    prefix = "" if base == "pictures" else f"{base}_"
+
+    def arm(summary: str, objective: str, generation: int, *, taught: bool = True) -> Arm:
+        before = f"{prefix}ban{generation - 1}" if generation > 1 else f"{prefix}teacher"
+        return Arm(
+            summary,
+            train,
+            seeds=seeds,
+            needs=_from(before) if taught else lambda seed: (),
+            base=base,
+            overrides={"objective": objective, "generation": generation},
+            load=load,
+            protocols=protocols,
+            cohort=f"{prefix}generation{generation}" if generation else "",
+        )
+
+    arms = {f"{prefix}teacher": arm("the first generation, on labels", "labels", 0, taught=False)}
+    for generation in range(1, generations + 1):
+        arms[f"{prefix}ban{generation}"] = arm(
+            f"generation {generation}, on its teacher alone", "teacher", generation
+        )
+    arms |= {
+        f"{prefix}again": arm("labels again, from other first weights", "labels", 1, taught=False),
+        f"{prefix}ban_l": arm("labels and teacher", "teacher and labels", 1),
+        f"{prefix}cwtm": arm("labels weighted by the teacher's largest", "labels weighted by confidence", 1),
+        f"{prefix}dkpp": arm("the teacher with its others permuted", "permuted teacher", 1),
+        f"{prefix}smoothing": arm("smoothed labels, no teacher", "smoothed labels", 1, taught=False),
+    }
+    for count in (2, 3):
+        members = [f"{prefix}ban{generation}" for generation in range(1, count + 1)]
+        arms[f"{prefix}ens{count}"] = Arm(
+            f"the first {count} born-again generations averaged",
+            ensemble,
+            seeds=seeds,
+            needs=_members(members),
+            base=base,
+            overrides={"generation": count},
+            load=load,
+            protocols=protocols,
+        )
+    return arms
+
+
+ARMS = {
+    **_arms("pictures", generations=3, seeds=3, load=load, protocols=("reduced", "paper")),
+    **_arms("mnist", generations=5, seeds=20, load=load_mnist, protocols=("paper",)),
+    **_arms("few", generations=5, seeds=20, load=load_few, protocols=("smoke", "quick", "paper")),
+}
+
+RECIPE = Recipe("born_again", ARMS, config, load, build, {}, held_out=10_000, train_cohort=train_cohort)
