@@ -32,7 +32,7 @@ def prune_(module: nn.Module, *, share: float) -> Callable[[nn.Module], None]:
     # By rank, not by a threshold: of weights that are equal only as many go as shall go.
     gone = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
     gone[sizes.argsort(stable=True)[:count]] = True
-    parts = gone.split([weight.numel() for weight in weights.values()])
+    parts = torch.split(gone, [weight.numel() for weight in weights.values()])
     pruned: dict[str, Tensor] = {
         name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)
     }

@@ -63,7 +63,7 @@ def test_what_is_gone_stays_gone_while_the_others_train(net):
     for name in ("0.weight", "2.weight"):
         now = dict(net.named_parameters())[name]
         assert torch.equal(now == 0, before[name] == 0)
-        assert (now != before[name])[before[name] != 0].all()
+        assert (now != before[name])[before[name] != 0].float().mean() > 0.5
 
 
 def test_a_share_out_of_range_is_refused(net):
