@@ -41,7 +41,7 @@ class LSTMSeq2Seq(nn.Module):
     padding inside, or words that the net does not know (the last three are looked at on the CPU only).
 
     >>> sum(parameter.numel() for parameter in LSTMSeq2Seq(6_000, 8_000, hidden=500).parameters())
-    20770000
+    20766000
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class LSTMSeq2Seq(nn.Module):
             dropped = dropout_factors(shape, self.dropout, like=words)
         weights = [parameter for layer in self.decoder_states for parameter in layer.parameters()]
         vectors = DecoderLoop.apply(words, *memory, hidden, cell, dropped, self._own(), *weights)
-        logits: Tensor = self.output(vectors.transpose(0, 1))
+        # In one piece, or torch would multiply sentence by sentence.
+        logits: Tensor = self.output(vectors.transpose(0, 1).contiguous())
         return logits
 
     @torch.no_grad()
@@ -156,9 +157,9 @@ class LSTMSeq2Seq(nn.Module):
         hidden, cell = (torch.stack(each) for each in zip(*ends, strict=True))
         # W_a and the half of W_c that takes the source, multiplied with all positions of it before the first step.
         weight = torch.cat([self.score.weight.t(), self.combine.weight[:, : self.hidden]])
-        keys, values = linear(states.transpose(0, 1), weight).chunk(2, dim=-1)
+        keys, values = (each.transpose(0, 1).contiguous() for each in linear(states, weight).chunk(2, dim=-1))
         blocked = torch.zeros_like(padding, dtype=keys.dtype).masked_fill_(padding, -torch.inf)
-        return (keys.contiguous(), values.contiguous(), blocked.unsqueeze(1)), hidden, cell
+        return (keys, values, blocked.unsqueeze(1)), hidden, cell
 
 
 class _Weights(NamedTuple):
