@@ -39,6 +39,7 @@ class Arm:
     `overrides` are settings of this arm laid over the recipe's for its `base` (default: its own name). `load` gives the
     data set where that is not the recipe's, and `protocols` says at which the arm can be trained. Arms of one seed
     that name the same `cohort` are trained together, by the recipe's `train_cohort`, wherever a plan holds several.
+    `start` is the arm whose trained weights, of the same seed, this one goes on from.
     """
 
     summary: str
@@ -50,6 +51,11 @@ class Arm:
     load: Callable[[str], Any] | None = None
     protocols: Sequence[str] = PROTOCOLS
     cohort: str = ""
+    start: str = ""
+
+    def before(self, seed: int) -> list[Key]:
+        """The runs whose nets this one learns from or goes on from."""
+        return [*self.needs(seed), *([(self.start, seed)] if self.start else [])]
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,13 @@ class Run:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed if seed is None else seed)
             return self.runner.recipe.build(self.config)
+
+    def started(self) -> nn.Module:
+        """Return the net that this run goes on from, or the arm's with the initial weights of this seed."""
+        if not self.arm.start:
+            return self.build()
+        self.config["starts_from"] = self.runner.run_id(self.arm.start, self.seed)
+        return self.runner.trained(self.arm.start, self.seed)
 
     def teachers(self) -> list[nn.Module]:
         """Return the trained nets that this arm needs, in order."""
@@ -222,7 +235,7 @@ class Runner:
         def add(name: str, seed: int) -> None:
             if (name, seed) in order:
                 return
-            for needed in self.recipe.arm(name).needs(seed):
+            for needed in self.recipe.arm(name).before(seed):
                 if not self.weights(*needed).exists():
                     add(*needed)
             order.append((name, seed))
@@ -253,7 +266,7 @@ class Runner:
             missing = [
                 needed
                 for name, seed in together
-                for needed in self.recipe.arm(name).needs(seed)
+                for needed in self.recipe.arm(name).before(seed)
                 if needed in left and not self.weights(*needed).exists()
             ]
             if missing:

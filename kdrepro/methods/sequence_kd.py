@@ -1,0 +1,176 @@
+"""Sequence-level distillation: Kim & Rush (2016), section 3.
+
+Word-level distillation is an objective. Sequence-level distillation is not: it is what the student is trained on, the
+teacher's own translations (Seq-KD), or of its beam the one that is nearest to the reference (Seq-Inter).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdrepro import checks
+from kdrepro.decode import Hypothesis, beam_search
+from kdrepro.losses.logits import forward_kl, hard_target_loss
+from kdrepro.losses.reduce import masked_mean
+from kdrepro.text_metrics import sentence_bleu
+from kdrepro.types import Batch, Outputs
+
+# So many sentences are translated between two writes to the file. Which ones is fixed, so that a search that was killed
+# and started again puts the same sentences into the same batches.
+_CHUNK = 512
+
+
+class WordLevelKD(nn.Module):
+    """Match the teacher's next word at each position of the reference, beside the reference's (section 3.1).
+
+    (1 − soft_weight) · NLL + soft_weight · KL(teacher ‖ student), each averaged over the words that `batch.mask` counts
+
+    `soft_weight` is α, 0.5 in the paper; no temperature. The divergence is less than the paper's cross-entropy by the
+    teacher's entropy, which has no gradient. Shapes: logits (B, L, V), targets (B, L). Padding gets no gradient, the
+    first word does. Returns `{"soft": (), "hard": ()}`, already weighted, without the terms of weight 0.
+    Raises `ValueError` for a weight outside [0, 1], no teacher, or vocabularies that differ in size.
+    """
+
+    def __init__(self, *, soft_weight: float = 0.5) -> None:
+        super().__init__()
+        self.soft_weight = checks.fraction("soft_weight", soft_weight)
+
+    def extra_repr(self) -> str:
+        return f"soft_weight={self.soft_weight}"
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        if teacher is None:
+            raise ValueError("teacher: got None, expected the teacher's outputs")
+        terms: dict[str, Tensor] = {}
+        if self.soft_weight > 0:
+            soft = forward_kl(student.logits, teacher.logits)
+            terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
+        if self.soft_weight < 1:
+            hard = hard_target_loss(student.logits, batch.counted_targets)
+            terms["hard"] = (1 - self.soft_weight) * masked_mean(hard, batch.mask)
+        return terms
+
+
+@dataclass(frozen=True)
+class Translations:
+    """What a teacher's beam gave for each source sentence, the likeliest first, and the checksum of all of it."""
+
+    hypotheses: list[list[Hypothesis]]
+    checksum: str
+
+
+def teacher_translations(
+    teacher: nn.Module,
+    sources: Sequence[Sequence[int]],
+    *,
+    width: int,
+    max_length: int,
+    n_best: int = 1,
+    file: Path | str | None = None,
+    teacher_id: str = "",
+    batch_size: int = 128,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Translations:
+    """Translate a training set with a teacher's beam, for a student to learn from (sections 3.2 and 3.3).
+
+    `sources` are the numbers of the words of each sentence. With `file`, what is done is written there piece by piece,
+    and a search that was killed goes on behind the last piece and ends with the same file, byte for byte; a finished
+    file is read. `teacher_id` names the teacher, such as the digest of its weights: a file of another teacher, other
+    sources or another search is refused. `progress` is called with how many sentences are done, and of how many.
+    Raises `ValueError` naming the file when it belongs to another search, or an argument that is out of range.
+    """
+    checks.whole("n_best", n_best, least=1)
+    checks.whole("width", width, least=n_best)
+    search = {
+        "teacher": teacher_id,
+        "sources": hashlib.sha256(json.dumps([list(each) for each in sources]).encode()).hexdigest(),
+        "sentences": len(sources),
+        "width": width,
+        "n_best": n_best,
+        "max_length": max_length,
+        "batch_size": batch_size,
+    }
+    where = Path(file) if file is not None else None
+    pieces = _begun(where, search) if where is not None else []
+    done = sum(len(piece) for piece in pieces)
+    while done < len(sources):
+        some = sources[done : done + _CHUNK]
+        found = beam_search(
+            teacher,
+            some,
+            width=width,
+            n_best=n_best,
+            max_length=max_length,
+            batch_size=batch_size,
+            device=device,
+        )
+        pieces.append([[asdict(each) for each in hypotheses] for hypotheses in found])
+        done += len(some)
+        if where is not None:
+            _append(where, search, pieces[-1], first=len(pieces) == 1)
+        if progress is not None:
+            progress(done, len(sources))
+    written = "".join(json.dumps(piece) + "\n" for piece in pieces)
+    hypotheses = [[Hypothesis(**each) for each in several] for piece in pieces for several in piece]
+    return Translations(hypotheses, hashlib.sha256(written.encode()).hexdigest())
+
+
+def _append(file: Path, search: dict[str, Any], piece: list[Any], *, first: bool) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w" if first else "a", encoding="utf-8") as handle:
+        if first:
+            handle.write(json.dumps(search) + "\n")
+        handle.write(json.dumps(piece) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _begun(file: Path, search: dict[str, Any]) -> list[list[Any]]:
+    """Read the pieces that a file holds, and cut off one that was not written whole."""
+    if not file.exists():
+        return []
+    content = file.read_bytes()
+    # A line without its end was being written when the search was killed.
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = whole.decode("utf-8").splitlines()
+    if not lines:
+        file.unlink()
+        return []
+    try:
+        begun, *pieces = [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}: not a file of translations ({error}); delete it to search again"
+        ) from error
+    if begun != search:
+        other = [name for name in search if not isinstance(begun, dict) or begun.get(name) != search[name]]
+        raise ValueError(
+            f"{file}: belongs to another search ({', '.join(other)} differ); delete it or name another file"
+        )
+    if len(whole) < len(content):
+        with file.open("r+b") as handle:
+            handle.truncate(len(whole))
+    return pieces
+
+
+def closest_to_reference(hypotheses: Sequence[str], reference: str) -> int:
+    """Say which of a beam's hypotheses has the highest smoothed sentence BLEU with the reference (section 3.3).
+
+    Of equally near ones the first, which is the likelier. Raises `ValueError` for no hypothesis.
+
+    >>> closest_to_reference(["the dog is running .", "a dog runs ."], "the dog runs .")
+    1
+    """
+    if not hypotheses:
+        raise ValueError("hypotheses: got none, expected at least one")
+    scores = [sentence_bleu(hypothesis, reference) for hypothesis in hypotheses]
+    return scores.index(max(scores))

@@ -1,0 +1,469 @@
+"""Kim & Rush (2016), Sequence-Level Knowledge Distillation: the nets of its Thai-English pair, on Multi30k.
+
+    kdrepro run sequence_kd --protocol paper --arms ende_teacher,ende_student_alone,ende_seq_kd
+    kdrepro run sequence_kd --source text.en --target text.de
+
+Optimiser and schedule are ours: the paper's were made for more text. A student of seed s learns from teacher s mod 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from kdrepro import devices, metrics, text_metrics
+from kdrepro.data import cmudict, multi30k
+from kdrepro.data.parallel import ParallelText, encode_pairs, read_parallel
+from kdrepro.data.text import SentenceBatches, Vocabulary, sentence, words
+from kdrepro.decode import Hypothesis, beam_search, greedy
+from kdrepro.losses.logits import hard_target_loss
+from kdrepro.members import History
+from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
+from kdrepro.methods.supervised import Supervised
+from kdrepro.models.seq2seq import LSTMSeq2Seq
+from kdrepro.pruning import prune_, remaining_weights
+from kdrepro.row import PROTOCOLS
+from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.teacher import run_module
+
+TEACHERS = 3
+# Of the test set, to measure the speed of decoding on.
+_TIMED = 200
+
+_SHARED: dict[str, Any] = {
+    "layers": 2,
+    "optimizer": "Adam",
+    "schedule": "linear to 0",
+    "gradient_clip": 5.0,
+    "batch_size": 64,
+    "beam": 5,
+    "interpolation_beam": 35,
+    "interpolation_sentences": 14_500,
+    "max_length": 60,
+}
+_TEACHER = _SHARED | {"hidden": 500, "dropout": 0.3, "learning_rate": 0.001, "epochs": 12}
+_STUDENT = _SHARED | {"hidden": 100, "dropout": 0.1, "learning_rate": 0.003, "epochs": 16}
+# Going on from trained weights: on the hypotheses nearest to the references, and after pruning.
+_FINE = {"fine_rate": 0.1, "fine_epochs": 3, "retrain_rate": 0.3, "retrain_epochs": 5}
+# Spelling to phonemes: thirty letters and forty phonemes, for which smaller nets do.
+_SPELLING = {"batch_size": 64, "interpolation_beam": 10, "interpolation_sentences": 2_000, "max_length": 30}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where parallel text comes from, and how often a word has to be in it to be a word of the vocabulary."""
+
+    load: Callable[[str], ParallelText]
+    at_least: int = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """A parallel text in numbers: its vocabularies, training pairs, and the sources of its test pairs."""
+
+    data: ParallelText
+    source: Vocabulary
+    target: Vocabulary
+    sources: list[list[int]]
+    targets: list[list[int]]
+    test_sources: list[list[int]]
+    test_targets: list[list[int]]
+
+    def written(self, hypothesis: Hypothesis) -> str:
+        """Return a translation as text."""
+        return sentence(self.target.decode(hypothesis.tokens))
+
+
+@cache
+def _loaded(corpus: Corpus, protocol: str) -> ParallelText:
+    return corpus.load(protocol)
+
+
+@cache
+def _text(corpus: Corpus, protocol: str) -> Text:
+    data = _loaded(corpus, protocol)
+    source, target = (
+        Vocabulary.from_texts((pair[side] for pair in data.train), at_least=corpus.at_least)
+        for side in (0, 1)
+    )
+    sources, targets = encode_pairs(data.train, source, target)
+    test_sources, test_targets = encode_pairs(data.test, source, target)
+    return Text(data, source, target, sources, targets, test_sources, test_targets)
+
+
+def _spelling(protocol: str) -> ParallelText:
+    sizes = {"smoke": (200, 50, 50), "quick": (6_000, 500, 500)}.get(protocol, (105_676, 5_855, 5_962))
+    train, valid, test = sizes
+    return cmudict.load().few(train=train, valid=valid, test=test)
+
+
+CORPORA = {
+    "ende": Corpus(lambda protocol: multi30k.load("en", "de")),
+    "deen": Corpus(lambda protocol: multi30k.load("de", "en")),
+    "cmu": Corpus(_spelling, at_least=1),
+}
+
+
+def config(base: str, protocol: str, *, corpora: dict[str, Corpus] = CORPORA) -> dict[str, Any]:
+    """Return the settings of an arm at a protocol, with the sizes of its vocabularies."""
+    family, role = base.split()
+    settings = dict(_TEACHER if role == "teacher" else _STUDENT) | _FINE
+    if family == "cmu":
+        settings |= _SPELLING
+    if protocol == "quick":
+        settings |= {"hidden": 128 if role == "teacher" else 32, "epochs": 6 if role == "teacher" else 4}
+    if protocol == "smoke":
+        settings |= {"hidden": 8, "epochs": 1, "fine_epochs": 1, "retrain_epochs": 1, "max_length": 12}
+    text = _text(corpora[family], protocol)
+    return settings | {"source_words": len(text.source), "target_words": len(text.target)}
+
+
+def build(settings: dict[str, Any]) -> nn.Module:
+    """Return the net that the settings describe."""
+    return LSTMSeq2Seq(
+        settings["source_words"],
+        settings["target_words"],
+        hidden=settings["hidden"],
+        layers=settings["layers"],
+        dropout=settings["dropout"],
+    )
+
+
+class _Training:
+    """The text, the net and the teacher of one run."""
+
+    def __init__(self, run: Run, corpora: dict[str, Corpus]) -> None:
+        self.run, self.settings = run, run.config
+        self.text = _text(corpora[run.arm.base.split()[0]], run.runner.protocol)
+        self.net = run.started()
+        self.teacher = run.teachers()[0] if run.arm.needs(run.seed) else None
+        self.settings["train_size"] = len(self.text.sources)
+
+    @contextlib.contextmanager
+    def precisely(self) -> Iterator[None]:
+        """Compute in the run's precision."""
+        with devices.autocast(self.run.runner.precision, self.run.runner.where):
+            yield
+
+    def references(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the training pairs as they are."""
+        return self.text.sources, self.text.targets
+
+    def translations(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the training sources, each with what the teacher's beam makes of it (Seq-KD)."""
+        found = self._search(self.text.sources, width=self.settings["beam"], n_best=1)
+        pairs = [
+            (source, several[0].tokens) for source, several in zip(self.text.sources, found, strict=True)
+        ]
+        return [source for source, _ in pairs], [tokens for _, tokens in pairs]
+
+    def closest(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return training sources, each with the hypothesis of a wide beam nearest to its reference (Seq-Inter)."""
+        width = self.settings["interpolation_beam"]
+        sources = self.text.sources[: self.settings["interpolation_sentences"]]
+        found = self._search(sources, width=width, n_best=width)
+        targets = []
+        for several, (_, reference) in zip(found, self.text.data.train, strict=False):
+            chosen = closest_to_reference([self.text.written(each) for each in several], reference)
+            targets.append(several[chosen].tokens)
+        return sources, targets
+
+    def _search(self, sources: list[list[int]], *, width: int, n_best: int) -> list[list[Hypothesis]]:
+        runner, run = self.run.runner, self.run
+        # A teacher that goes on from its own translations is its own teacher.
+        name, seed = run.arm.needs(run.seed)[0]
+        assert self.teacher is not None
+        label = f"{run.name} seed {run.seed}: the teacher's beam of {width}"
+
+        def tell(done: int, of: int) -> None:
+            if runner.progress:
+                print(f"{label}: {done:,} of {of:,} sentences", flush=True)
+
+        with self.precisely():
+            found = teacher_translations(
+                self.teacher,
+                sources,
+                width=width,
+                n_best=n_best,
+                max_length=self.settings["max_length"],
+                file=runner.work / "translations" / f"{runner.run_id(name, seed)}.{width}.jsonl",
+                teacher_id=_digest(runner.weights(name, seed)),
+                device=str(runner.where),
+                progress=tell,
+            )
+        self.settings[f"translations_{width}"] = found.checksum[:16]
+        return found.hypotheses
+
+    def fit(
+        self,
+        pairs: tuple[list[list[int]], list[list[int]]],
+        objective: nn.Module,
+        *,
+        epochs: int,
+        rate: float = 1.0,
+        part: str = "",
+        **options: Any,
+    ) -> History:
+        settings = self.settings
+        batches = SentenceBatches(*pairs, batch_size=settings["batch_size"], seed=self.run.seed)
+        steps = epochs * len(batches)
+        return self.run.fit(
+            self.net,
+            objective,
+            batches,
+            teacher=self.teacher if isinstance(objective, WordLevelKD) else None,
+            epochs=epochs,
+            optimizer=_optimizer(settings["learning_rate"] * rate),
+            schedule=_schedule(steps),
+            gradient_clip=settings["gradient_clip"],
+            part=part,
+            **options,
+        )
+
+    def result(self, history: History) -> Result:
+        return Result(self.measured(), self.net, history, parameters=remaining_weights(self.net))
+
+    def measured(self) -> dict[str, float]:
+        """Translate the test set in both ways, and measure the translations and the net itself."""
+        found = self._likelihood()
+        for name, search in (("greedy", self._greedy), ("beam5", self._beam)):
+            translations = search(self.net, self.text.test_sources)
+            found |= self._quality(name, translations)
+            if name == "beam5":
+                found["mode_mass"] = text_metrics.mode_mass([each.log_prob for each in translations])
+        found["log10_mode_mass"] = float(torch.tensor(max(found["mode_mass"], 1e-30)).log10())
+        if "bleu_beam5" in found:
+            found["beam_gain"] = found["bleu_beam5"] - found["bleu_greedy"]
+        return found | self._speed()
+
+    def _quality(self, name: str, translations: list[Hypothesis]) -> dict[str, float]:
+        test = self.text.data.test
+        if self.run.arm.base.startswith("cmu"):
+            hypotheses = [self.text.target.decode(each.tokens) for each in translations]
+            references = [words(target) for _, target in test]
+            right = sum(one == other for one, other in zip(hypotheses, references, strict=True))
+            rate = text_metrics.phoneme_error_rate(hypotheses, references)
+            return {f"phoneme_error_rate_{name}": rate, f"word_accuracy_{name}": right / len(test)}
+        written = [self.text.written(each) for each in translations]
+        score, signature = text_metrics.bleu(written, [target for _, target in test])
+        self.settings["bleu_signature"] = signature
+        return {f"bleu_{name}": score}
+
+    @torch.no_grad()
+    def _likelihood(self) -> dict[str, float]:
+        """Return the perplexity of the references, and how often the likeliest next word is the teacher's."""
+        runner = self.run.runner
+        batches = SentenceBatches(self.text.test_sources, self.text.test_targets, batch_size=64, seed=0).to(
+            runner.where
+        )
+        nets = [net.to(runner.where).eval() for net in (self.net, self.teacher) if net is not None]
+        total, count, agreed = 0.0, 0, 0.0
+        for batch in batches.epoch(0):
+            logits = [run_module(net, batch.inputs, side="model").logits.float() for net in nets]
+            assert batch.mask is not None
+            kept = int(batch.mask.sum())
+            total += float(hard_target_loss(logits[0], batch.targets)[batch.mask].sum())
+            count += kept
+            agreed += kept * metrics.agreement(logits[0][batch.mask], logits[-1][batch.mask])
+        found = {"test_perplexity": text_metrics.perplexity(total, count)}
+        return found | ({"teacher_agreement": agreed / count} if len(nets) > 1 else {})
+
+    def _greedy(self, net: nn.Module, sources: list[list[int]]) -> list[Hypothesis]:
+        with self.precisely():
+            return greedy(net, sources, max_length=self.settings["max_length"], device=self.run.runner.where)
+
+    def _beam(self, net: nn.Module, sources: list[list[int]]) -> list[Hypothesis]:
+        with self.precisely():
+            found = beam_search(
+                net,
+                sources,
+                width=self.settings["beam"],
+                max_length=self.settings["max_length"],
+                device=self.run.runner.where,
+            )
+        return [several[0] for several in found]
+
+    def _speed(self) -> dict[str, float]:
+        """Return words a second, greedy and with the beam, and how many times the teacher's with its beam that is.
+
+        The ways take turns, so that whatever else the machine does falls on all of them.
+        """
+        sources = self.text.test_sources[:_TIMED]
+        ways: dict[str, Callable[[], list[Hypothesis]]] = {
+            "greedy": partial(self._greedy, self.net, sources),
+            "beam5": partial(self._beam, self.net, sources),
+        }
+        if self.teacher is not None:
+            ways["teacher_beam5"] = partial(self._beam, self.teacher, sources)
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(3):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                written = sum(len(each.tokens) for each in way())
+                rates[name].append(max(1, written) / (time.perf_counter() - started))
+        found = {name: statistics.median(values) for name, values in rates.items()}
+        result = {f"words_per_second_{name}": found[name] for name in ("greedy", "beam5")}
+        if "teacher_beam5" in found:
+            result["speedup_over_teacher_beam5"] = found["greedy"] / found["teacher_beam5"]
+        return result
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _optimizer(rate: float) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    return lambda parameters: Adam(parameters, lr=rate, fused=True)
+
+
+def _schedule(steps: int) -> Callable[[Optimizer], LRScheduler]:
+    return lambda optimizer: LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+
+
+def train(run: Run, *, corpora: dict[str, Corpus], data: str, word_level: bool = False) -> Result:
+    """Train from random weights on the references or on the teacher's translations."""
+    training = _Training(run, corpora)
+    objective = WordLevelKD(soft_weight=run.config["soft_weight"]) if word_level else Supervised()
+    pairs = training.references() if data == "references" else training.translations()
+    return training.result(training.fit(pairs, objective, epochs=run.config["epochs"]))
+
+
+def interpolate(run: Run, *, corpora: dict[str, Corpus], word_level: bool = False) -> Result:
+    """Go on from trained weights, with less learning rate, on the hypotheses nearest to the references."""
+    training = _Training(run, corpora)
+    objective = WordLevelKD(soft_weight=run.config["soft_weight"]) if word_level else Supervised()
+    history = training.fit(
+        training.closest(), objective, epochs=run.config["fine_epochs"], rate=run.config["fine_rate"]
+    )
+    return training.result(history)
+
+
+def prune(run: Run, *, corpora: dict[str, Corpus]) -> Result:
+    """Prune the student of Seq-KD, train what is left on the teacher's translations, and then on the nearest ones."""
+    training = _Training(run, corpora)
+    keep = prune_(training.net, share=run.config["pruned"])
+    labels = Supervised()
+    first = training.fit(
+        training.translations(),
+        labels,
+        epochs=run.config["retrain_epochs"],
+        rate=run.config["retrain_rate"],
+        part="retrain",
+        after_step=keep,
+    )
+    second = training.fit(
+        training.closest(),
+        labels,
+        epochs=run.config["fine_epochs"],
+        rate=run.config["fine_rate"],
+        part="fine",
+        after_step=keep,
+    )
+    curves = {f"retrain/{name}": curve for name, curve in first.curves.items()} | second.curves
+    return training.result(History(curves, first.epochs + second.epochs, first.seconds + second.seconds))
+
+
+def _arms(family: str, corpora: dict[str, Corpus], protocols: Sequence[str]) -> dict[str, Arm]:
+    corpus = corpora[family]
+    load = partial(_loaded, corpus)
+
+    def taught(seed: int) -> Sequence[Key]:
+        return [(f"{family}_teacher", seed % TEACHERS)]
+
+    def arm(summary: str, how: Callable[..., Result], **options: Any) -> Arm:
+        start, weight = options.pop("start", ""), options.pop("pruned", None)
+        untaught = options.get("data") == "references" and not options.get("word_level")
+        overrides: dict[str, Any] = {"soft_weight": 0.5} if options.get("word_level") else {}
+        if weight is not None:
+            overrides["pruned"] = weight
+        return Arm(
+            summary,
+            partial(how, corpora=corpora, **options),
+            seeds=5,
+            needs=(lambda seed: ()) if untaught else taught,
+            base=f"{family} student",
+            overrides=overrides,
+            load=load,
+            protocols=protocols,
+            start=f"{family}_{start}" if start else "",
+        )
+
+    teacher: dict[str, Any] = {
+        "seeds": TEACHERS,
+        "base": f"{family} teacher",
+        "load": load,
+        "protocols": protocols,
+    }
+    students = {
+        "student_alone": arm("2 × 100 on the references", train, data="references"),
+        "word_kd": arm("the teacher's next words too", train, data="references", word_level=True),
+        "seq_kd": arm("the teacher's translations", train, data="translations"),
+        "seq_word": arm(
+            "the teacher's translations and next words", train, data="translations", word_level=True
+        ),
+        "inter": arm("student alone, then the nearest", interpolate, start="student_alone"),
+        "word_inter": arm("word level, then the nearest", interpolate, start="word_kd"),
+        "seq_inter": arm("sequence level, then the nearest", interpolate, start="seq_kd"),
+        "seq_word_inter": arm("all three", interpolate, start="seq_word", word_level=True),
+        **{
+            f"pruned_{share}": arm(
+                f"sequence level, {share} % pruned", prune, start="seq_kd", pruned=share / 100
+            )
+            for share in (50, 80, 90)
+        },
+    }
+    return {
+        f"{family}_teacher": Arm(
+            "2 × 500 on the references", partial(train, corpora=corpora, data="references"), **teacher
+        ),
+        f"{family}_teacher_inter": Arm(
+            "the teacher, then the nearest of its own",
+            partial(interpolate, corpora=corpora),
+            needs=taught,
+            start=f"{family}_teacher",
+            **teacher,
+        ),
+        **{f"{family}_{name}": each for name, each in students.items()},
+    }
+
+
+def _recipe(corpora: dict[str, Corpus], protocols: dict[str, Sequence[str]]) -> Recipe:
+    arms: dict[str, Arm] = {}
+    for family in corpora:
+        arms |= _arms(family, corpora, protocols[family])
+    first = next(iter(corpora.values()))
+    return Recipe(
+        "sequence_kd",
+        arms,
+        partial(config, corpora=corpora),
+        partial(_loaded, first),
+        build,
+        {},
+        held_out=1_000,
+    )
+
+
+def own_text(source_file: str, target_file: str) -> Recipe:
+    """Return the recipe for two text files of one's own: arms `own_teacher`, `own_student_alone`, `own_seq_kd`, …
+
+    Line n of one file translates line n of the other; see `kdrepro.data.parallel.read_parallel` for what is refused.
+    """
+    data = read_parallel(source_file, target_file)
+    return _recipe({"own": Corpus(lambda protocol: data)}, {"own": PROTOCOLS})
+
+
+RECIPE = _recipe(
+    CORPORA, {"ende": ("paper",), "deen": ("paper",), "cmu": ("smoke", "quick", "reduced", "paper")}
+)
