@@ -271,5 +271,6 @@ def dropout_factors(shape: Sequence[int], dropout: float, *, like: Tensor) -> Te
         # 64 random bits decide on four numbers at once: a fifth of the time that bernoulli_ takes.
         count = math.prod(shape)
         bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = (bits[:count] >= round(dropout * 2**16) - 2**15).view(*shape)
+        # At most the largest of 16 bits: the next would wrap around to the smallest, and all be kept.
+        kept = (bits[:count] >= min(round(dropout * 2**16), 2**16 - 1) - 2**15).view(*shape)
     return kept.to(precise(like.dtype)).mul_(1 / (1 - dropout))

@@ -155,7 +155,8 @@ class LSTMSeq2Seq(nn.Module):
             states, *end = EncoderLayer.apply(inputs(states), own.weight, last)
             ends.append(end)
         hidden, cell = (torch.stack(each) for each in zip(*ends, strict=True))
-        # W_a and the half of W_c that takes the source, multiplied with all positions of it before the first step.
+        # W_a, of which `score` holds the transpose, and the half of W_c that takes the source, multiplied with all
+        # positions of it before the first step.
         weight = torch.cat([self.score.weight.t(), self.combine.weight[:, : self.hidden]])
         keys, values = (each.transpose(0, 1).contiguous() for each in linear(states, weight).chunk(2, dim=-1))
         blocked = torch.zeros_like(padding, dtype=keys.dtype).masked_fill_(padding, -torch.inf)
