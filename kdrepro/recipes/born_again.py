@@ -220,13 +220,14 @@ def _arms(
 
     def arm(summary: str, objective: str, generation: int, *, taught: bool = True) -> Arm:
         before = f"{prefix}ban{generation - 1}" if generation > 1 else f"{prefix}teacher"
+        smoothed = {"smoothing": _SMOOTHING} if objective == "smoothed labels" else {}
         return Arm(
             summary,
             train,
             seeds=seeds,
             needs=_from(before) if taught else lambda seed: (),
             base=base,
-            overrides={"objective": objective, "generation": generation},
+            overrides={"objective": objective, "generation": generation} | smoothed,
             load=load,
             protocols=protocols,
             cohort=f"{prefix}generation{generation}" if generation else "",
