@@ -243,7 +243,7 @@ class _Training:
             found |= self._quality(name, translations)
             if name == "beam5":
                 found["mode_mass"] = text_metrics.mode_mass([each.log_prob for each in translations])
-        # What the claims compare: odds, since a share of nearly 1 cannot rise tenfold, and what greedy search leaves out.
+        # What the claims compare: odds, since a share near 1 cannot rise tenfold, and what greedy search leaves out.
         odds = found["mode_mass"] / max(1e-6, 1 - found["mode_mass"])
         found |= {"mode_odds": odds, "mode_odds_tenth": odds / 10}
         if "bleu_beam5" in found:
