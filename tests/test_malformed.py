@@ -44,8 +44,10 @@ from kdrepro import (
 from kdrepro.data import cifar, mnist, multi30k, parallel, text
 from kdrepro.data.batches import CropFlip, Jitter
 from kdrepro.data.text import SentenceBatches, Vocabulary
+from kdrepro.decode import beam_search, greedy
 from kdrepro.models.maxout import Maxout, Stage, maxout_net
 from kdrepro.models.mlp import MLP, max_norm_
+from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.models.wide_resnet import WideResNet
 
 if sys.version_info >= (3, 11):
@@ -83,6 +85,10 @@ def some_row(**changes: Any) -> row.Row:
     from recorded_rows import make_row
 
     return make_row("student_alone", 0, **changes)
+
+
+def translator() -> LSTMSeq2Seq:
+    return LSTMSeq2Seq(9, 7, hidden=4, layers=1)
 
 
 def reported(book: ledger.Ledger) -> None:
@@ -177,8 +183,9 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
             each.__name__: each
             for each in (Returns, CropFlip, Jitter, MLP, SentenceBatches, Vocabulary, WideResNet, max_norm_)
         },
-        **{each.__name__: each for each in (Maxout, Stage, maxout_net)},
+        **{each.__name__: each for each in (Maxout, Stage, maxout_net, greedy, beam_search)},
         "network": kept(network),
+        "translator": kept(translator),
         "book": import_module("kdrepro.book"),
         "kd": kdrepro.HintonKD(temperature=4.0, soft_weight=0.9),
         "nan": float("nan"),
