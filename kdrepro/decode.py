@@ -182,7 +182,7 @@ class _Beams:
         parents += torch.arange(0, count * rows, rows, device=self.device).unsqueeze(1)
         ended = (chosen == END) & (self.scores > -torch.inf)
         self.best = self.best.to(self.scores.dtype)
-        enters = ended & (self.scores > self.best[:, -1:]) & ~self.done.unsqueeze(1)
+        enters = ended & (self.scores > self.best[:, -1:])
         self._record(enters, parents, finished=True)
         both = torch.cat([self.best, self.scores.masked_fill(~enters, -torch.inf)], dim=1)
         self.best = both.topk(self.n_best, dim=1).values

@@ -237,13 +237,16 @@ class Script(nn.Module):
         self.probabilities, self.words = probabilities, words
         self.rows: list[int] = []
         self.sources: list[Tensor] = []
+        self.modes: set[bool] = set()
 
     def encode(self, source: Tensor) -> Told:
         self.sources.append(source)
+        self.modes.add(self.training)
         return Told([(word, []) for word in source[:, 0].tolist()])
 
     def step(self, state: Told, previous: Tensor) -> tuple[Tensor, Told]:
         self.rows.append(len(previous))
+        self.modes.add(self.training)
         after = [
             (first, [*written, word])
             for (first, written), word in zip(state.rows, previous.tolist(), strict=True)
@@ -349,10 +352,12 @@ def test_an_empty_translation_is_one():
     def nothing(_: int, written: list[int]) -> dict[int, float]:
         return {END: 1.0}
 
-    script = Script(nothing)
+    script = Script(nothing).train()
     assert words_of(greedy(script, [[5], [6]], max_length=9)) == [([], 1.0, True)] * 2
     assert beam_search(script, [[5]], width=2, max_length=9) == [[Hypothesis([], 0.0, True)]]
     assert script.rows == [2, 1]
+    assert script.modes == {False}
+    assert script.training
 
 
 def test_padding_and_start_are_never_written_and_their_share_is_not_given_to_others():
