@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kdrepro import checks
-from kdrepro.ledger import RESULTS, Ledger, recorded, user_folder
+from kdrepro.ledger import RESULTS, Ledger, Row, recorded, user_folder
+
+if TYPE_CHECKING:
+    from kdrepro.runs import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -84,11 +87,19 @@ def run(
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Say what would run and what it costs, and stop.")
     ] = False,
+    source: Annotated[
+        Path | None, typer.Option(help="sequence_kd only: a text file of one's own, a sentence a line.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Its translation: line n of one file translates line n of the other.")
+    ] = None,
 ) -> None:
     """Train a recipe's arms. Done runs are skipped; a killed one goes on where it was."""
     from kdrepro import recipes, runs
 
-    found = recipes.load(recipe)
+    found, folder = recipes.load(recipe), RESULTS if record else user_folder()
+    if source is not None or target is not None:
+        found, folder = _own_text(recipe, source, target, record=record or select)
     if select:
         found = runs.candidates(found)
     wanted = [name.strip() for name in arms.split(",")] if arms else None
@@ -96,11 +107,11 @@ def run(
         wanted = [name for name in found.arms if ".try" in name]
     for name in wanted or ():
         found.arm(name)
-    folder = RESULTS if record else user_folder()
     runner = runs.Runner(
         found,
         protocol=protocol,
         ledger=Ledger(folder),
+        work=user_folder() if record else folder,
         split="select" if select else "test",
         device=device,
         precision=precision,
@@ -122,8 +133,33 @@ def run(
         return
     for number, key in enumerate(plan, start=1):
         row = runner.run([key])[0]
-        measured = f"{row.metrics['test_errors']:.0f} errors" if "test_errors" in row.metrics else "done"
-        typer.echo(f"[{number}/{len(plan)}] {row.run}: {measured}, {row.seconds:.0f} s")
+        typer.echo(f"[{number}/{len(plan)}] {row.run}: {_measured(row)}, {row.seconds:.0f} s")
+
+
+def _measured(row: Row) -> str:
+    """What a run is known by, in a few words."""
+    shown = {
+        "test_errors": "{:.0f} errors",
+        "bleu_beam5": "{:.1f} BLEU",
+        "word_accuracy_beam5": "{:.1%} of words right",
+    }
+    found = [text.format(row.metrics[name]) for name, text in shown.items() if name in row.metrics]
+    return found[0] if found else "done"
+
+
+def _own_text(recipe: str, source: Path | None, target: Path | None, *, record: bool) -> tuple[Recipe, Path]:
+    """The recipe for two text files, and a folder for its rows and weights that is that of this text alone."""
+    from kdrepro.recipes import sequence_kd
+
+    if recipe != sequence_kd.RECIPE.name:
+        raise ValueError(f"recipe: got {recipe!r} with --source or --target, expected sequence_kd")
+    if source is None or target is None:
+        given, missing = ("--target", "--source") if source is None else ("--source", "--target")
+        raise ValueError(f"{missing[2:]}: got {given} alone, expected {missing} with it")
+    if record:
+        raise ValueError("record: got --record or --select with a text of one's own, expected neither")
+    found, digest = sequence_kd.own_text(source, target)
+    return found, user_folder() / f"text-{digest.partition(':')[2]}"
 
 
 def _cost(recipe: str, protocol: str, names: list[str]) -> str:

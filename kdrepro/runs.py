@@ -201,6 +201,7 @@ class Runner:
         self.where = devices.accelerator(device).device
         self.precision = devices.precision_for(precision, self.where)
         self.work = work or user_folder()
+        devices.keep_freed_memory()
         self.commit, self.dirty = source_state()
         self._data: dict[Any, Any] = {}
 

@@ -1,5 +1,9 @@
 """Which device and precision a run uses."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -109,3 +113,25 @@ def test_a_device_in_words_says_kind_model_and_threads():
 def test_a_gpu_in_words_is_its_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T4")
     assert devices.describe(torch.device("cuda")) == "cuda: NVIDIA T4"
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+@pytest.mark.parametrize("keep", [False, True])
+def test_memory_that_is_freed_stays_with_the_process_only_if_asked(keep):
+    lines = (
+        "import torch",
+        "from kdrepro import devices",
+        "held = lambda: int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20",
+        f"kept = devices.keep_freed_memory() if {keep} else None",
+        "block = torch.ones(2**25)",
+        "before = held()",
+        "del block",
+        "print(kept, before - held())",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import os\n" + "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    said, given_back = done.stdout.split()
+    if keep and said == "False":
+        pytest.skip("not GNU's allocator")
+    assert float(given_back) < 1 if keep else float(given_back) > 100

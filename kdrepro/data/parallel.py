@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdrepro.data.text import Vocabulary, words
+from kdrepro.data.text import Vocabulary, sentence, words
 from kdrepro.types import UNKNOWN
 
 Pair = tuple[str, str]
@@ -33,6 +33,36 @@ class ParallelText:
         return replace(
             self, train=self.train[:train], valid=self.valid[:valid], test=self.test[:test], further={}
         )
+
+    def held_out(self, count: int) -> ParallelText:
+        """Keep the first `count` pairs for choosing as the test set, so that settings are chosen without the test."""
+        return replace(self, valid=[], test=self.valid[:count], further={})
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A parallel text and its numbers: the words of both sides, the training pairs, and the test pairs."""
+
+    data: ParallelText
+    source: Vocabulary
+    target: Vocabulary
+    sources: list[list[int]]
+    targets: list[list[int]]
+    test_sources: list[list[int]]
+    test_targets: list[list[int]]
+
+    @classmethod
+    def of(cls, data: ParallelText, *, at_least: int = 1) -> EncodedText:
+        """Number the words that are in the training pairs `at_least` so many times, each side on its own."""
+        source, target = (
+            Vocabulary.from_texts((pair[side] for pair in data.train), at_least=at_least) for side in (0, 1)
+        )
+        train, test = (encode_pairs(pairs, source, target) for pairs in (data.train, data.test))
+        return cls(data, source, target, *train, *test)
+
+    def written(self, numbers: Sequence[int]) -> str:
+        """Return words of the target side as text."""
+        return sentence(self.target.decode(numbers))
 
 
 def encode_pairs(
@@ -119,3 +149,18 @@ def _lines(file: Path) -> list[str]:
             "line out of both files"
         )
     return found
+
+
+def write_lines(file: str | os.PathLike[str], lines: Sequence[str]) -> None:
+    """Write one sentence a line, UTF-8, the file whole or not at all."""
+    place = Path(file)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(f"{line}\n" for line in lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)

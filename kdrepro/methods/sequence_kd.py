@@ -86,7 +86,8 @@ def teacher_translations(
     and a search that was killed goes on behind the last piece and ends with the same file, byte for byte; a finished
     file is read. `teacher_id` names the teacher, such as the digest of its weights: a file of another teacher, other
     sources or another search is refused. `progress` is called with how many sentences are done, and of how many.
-    Raises `ValueError` naming the file when it belongs to another search, or an argument that is out of range.
+    Raises `ValueError` naming the file when it belongs to another search, or an argument that is out of range, and
+    `RuntimeError` when another process writes the same file.
     """
     checks.whole("n_best", n_best, least=1)
     checks.whole("width", width, least=n_best)
@@ -101,6 +102,7 @@ def teacher_translations(
     }
     where = Path(file) if file is not None else None
     pieces = _begun(where, search) if where is not None else []
+    size = where.stat().st_size if where is not None and where.exists() else 0
     done = sum(len(piece) for piece in pieces)
     while done < len(sources):
         some = sources[done : done + _CHUNK]
@@ -116,7 +118,7 @@ def teacher_translations(
         pieces.append([[asdict(each) for each in hypotheses] for hypotheses in found])
         done += len(some)
         if where is not None:
-            _append(where, search, pieces[-1], first=len(pieces) == 1)
+            size = _append(where, search, pieces[-1], size=size)
         if progress is not None:
             progress(done, len(sources))
     written = "".join(json.dumps(piece) + "\n" for piece in pieces)
@@ -124,14 +126,19 @@ def teacher_translations(
     return Translations(hypotheses, hashlib.sha256(written.encode()).hexdigest())
 
 
-def _append(file: Path, search: dict[str, Any], piece: list[Any], *, first: bool) -> None:
+def _append(file: Path, search: dict[str, Any], piece: list[Any], *, size: int) -> int:
+    """Write a piece behind the `size` bytes that the file has, and return how many it has then."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w" if first else "a", encoding="utf-8") as handle:
-        if first:
-            handle.write(json.dumps(search) + "\n")
-        handle.write(json.dumps(piece) + "\n")
+    with file.open("ab") as handle:
+        if handle.tell() != size:
+            raise RuntimeError(
+                f"{file}: another process writes the same translations; wait for it, and start again"
+            )
+        lines = [search, piece] if size == 0 else [piece]
+        handle.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         handle.flush()
         os.fsync(handle.fileno())
+        return handle.tell()
 
 
 def _begun(file: Path, search: dict[str, Any]) -> list[list[Any]]:

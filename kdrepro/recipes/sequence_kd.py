@@ -8,27 +8,23 @@ Optimiser and schedule are ours: the paper's were made for more text. A student 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from kdrepro import devices, metrics, text_metrics
+from kdrepro import devices
 from kdrepro.data import cmudict, multi30k
-from kdrepro.data.parallel import ParallelText, encode_pairs, read_parallel
-from kdrepro.data.text import SentenceBatches, Vocabulary, sentence, words
-from kdrepro.decode import Hypothesis, beam_search, greedy
-from kdrepro.losses.logits import hard_target_loss
+from kdrepro.data.parallel import EncodedText, ParallelText, read_parallel, write_lines
+from kdrepro.data.text import SentenceBatches
+from kdrepro.decode import Hypothesis
 from kdrepro.members import History
 from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
 from kdrepro.methods.supervised import Supervised
@@ -36,12 +32,9 @@ from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.pruning import prune_, remaining_weights
 from kdrepro.row import PROTOCOLS
 from kdrepro.runs import Arm, Key, Recipe, Result, Run
-from kdrepro.teacher import run_module
+from kdrepro.translation import TranslationTest
 
 TEACHERS = 3
-# Of the test set, to measure the speed of decoding on.
-_TIMED = 200
-
 _SHARED: dict[str, Any] = {
     "layers": 2,
     "optimizer": "Adam",
@@ -63,27 +56,14 @@ _SPELLING = {"batch_size": 64, "interpolation_beam": 10, "interpolation_sentence
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where parallel text comes from, and how often a word has to be in it to be a word of the vocabulary."""
+    """Where parallel text comes from, and how often a word has to be in it to be a word of the vocabulary.
+
+    The sentences are language, or the words of a dictionary and their `phonemes`.
+    """
 
     load: Callable[[str], ParallelText]
     at_least: int = 2
-
-
-@dataclass(frozen=True)
-class Text:
-    """A parallel text in numbers: its vocabularies, training pairs, and the sources of its test pairs."""
-
-    data: ParallelText
-    source: Vocabulary
-    target: Vocabulary
-    sources: list[list[int]]
-    targets: list[list[int]]
-    test_sources: list[list[int]]
-    test_targets: list[list[int]]
-
-    def written(self, hypothesis: Hypothesis) -> str:
-        """Return a translation as text."""
-        return sentence(self.target.decode(hypothesis.tokens))
+    phonemes: bool = False
 
 
 @cache
@@ -92,15 +72,8 @@ def _loaded(corpus: Corpus, protocol: str) -> ParallelText:
 
 
 @cache
-def _text(corpus: Corpus, protocol: str) -> Text:
-    data = _loaded(corpus, protocol)
-    source, target = (
-        Vocabulary.from_texts((pair[side] for pair in data.train), at_least=corpus.at_least)
-        for side in (0, 1)
-    )
-    sources, targets = encode_pairs(data.train, source, target)
-    test_sources, test_targets = encode_pairs(data.test, source, target)
-    return Text(data, source, target, sources, targets, test_sources, test_targets)
+def _encoded(corpus: Corpus, protocol: str) -> EncodedText:
+    return EncodedText.of(_loaded(corpus, protocol), at_least=corpus.at_least)
 
 
 def _spelling(protocol: str) -> ParallelText:
@@ -112,7 +85,7 @@ def _spelling(protocol: str) -> ParallelText:
 CORPORA = {
     "ende": Corpus(lambda protocol: multi30k.load("en", "de")),
     "deen": Corpus(lambda protocol: multi30k.load("de", "en")),
-    "cmu": Corpus(_spelling, at_least=1),
+    "cmu": Corpus(_spelling, at_least=1, phonemes=True),
 }
 
 
@@ -126,7 +99,7 @@ def config(base: str, protocol: str, *, corpora: dict[str, Corpus] = CORPORA) ->
         settings |= {"hidden": 128 if role == "teacher" else 32, "epochs": 6 if role == "teacher" else 4}
     if protocol == "smoke":
         settings |= {"hidden": 8, "epochs": 1, "fine_epochs": 1, "retrain_epochs": 1, "max_length": 12}
-    text = _text(corpora[family], protocol)
+    text = _encoded(corpora[family], protocol)
     return settings | {"source_words": len(text.source), "target_words": len(text.target)}
 
 
@@ -146,41 +119,54 @@ class _Training:
 
     def __init__(self, run: Run, corpora: dict[str, Corpus]) -> None:
         self.run, self.settings = run, run.config
-        self.text = _text(corpora[run.arm.base.split()[0]], run.runner.protocol)
+        corpus = corpora[run.arm.base.split()[0]]
+        self.text = EncodedText.of(run.data, at_least=corpus.at_least)
         self.net = run.started()
         self.teacher = run.teachers()[0] if run.arm.needs(run.seed) else None
+        self.test = TranslationTest(
+            self.text,
+            width=self.settings["beam"],
+            max_length=self.settings["max_length"],
+            device=run.runner.where,
+            precision=run.runner.precision,
+            phonemes=corpus.phonemes,
+        )
         self.settings["train_size"] = len(self.text.sources)
-
-    @contextlib.contextmanager
-    def precisely(self) -> Iterator[None]:
-        """Compute in the run's precision."""
-        with devices.autocast(self.run.runner.precision, self.run.runner.where):
-            yield
+        if not corpus.phonemes:
+            self.settings["bleu_signature"] = self.test.signature()
 
     def references(self) -> tuple[list[list[int]], list[list[int]]]:
         """Return the training pairs as they are."""
         return self.text.sources, self.text.targets
 
     def translations(self) -> tuple[list[list[int]], list[list[int]]]:
-        """Return the training sources, each with what the teacher's beam makes of it (Seq-KD)."""
-        found = self._search(self.text.sources, width=self.settings["beam"], n_best=1)
+        """Return the training sources, each with what the teacher's beam makes of it (Seq-KD).
+
+        Both are also written as text, a sentence a line, for whoever trains with another toolkit.
+        """
+        found, file = self._search(self.text.sources, width=self.settings["beam"], n_best=1)
         pairs = [
             (source, several[0].tokens) for source, several in zip(self.text.sources, found, strict=True)
         ]
+        write_lines(file.with_suffix(".source.txt"), [source for source, _ in self.text.data.train])
+        write_lines(file.with_suffix(".target.txt"), [self.text.written(tokens) for _, tokens in pairs])
         return [source for source, _ in pairs], [tokens for _, tokens in pairs]
 
     def closest(self) -> tuple[list[list[int]], list[list[int]]]:
         """Return training sources, each with the hypothesis of a wide beam nearest to its reference (Seq-Inter)."""
         width = self.settings["interpolation_beam"]
         sources = self.text.sources[: self.settings["interpolation_sentences"]]
-        found = self._search(sources, width=width, n_best=width)
+        found, _ = self._search(sources, width=width, n_best=width)
         targets = []
         for several, (_, reference) in zip(found, self.text.data.train, strict=False):
-            chosen = closest_to_reference([self.text.written(each) for each in several], reference)
+            chosen = closest_to_reference([self.text.written(each.tokens) for each in several], reference)
             targets.append(several[chosen].tokens)
         return sources, targets
 
-    def _search(self, sources: list[list[int]], *, width: int, n_best: int) -> list[list[Hypothesis]]:
+    def _search(
+        self, sources: list[list[int]], *, width: int, n_best: int
+    ) -> tuple[list[list[Hypothesis]], Path]:
+        """Return what the teacher's beam finds, and the file that keeps it for all that learn from this teacher."""
         runner, run = self.run.runner, self.run
         # A teacher that goes on from its own translations is its own teacher.
         name, seed = run.arm.needs(run.seed)[0]
@@ -191,20 +177,21 @@ class _Training:
             if runner.progress:
                 print(f"{label}: {done:,} of {of:,} sentences", flush=True)
 
-        with self.precisely():
+        file = runner.work / "translations" / f"{runner.run_id(name, seed)}.beam{width}.jsonl"
+        with devices.autocast(runner.precision, runner.where):
             found = teacher_translations(
                 self.teacher,
                 sources,
                 width=width,
                 n_best=n_best,
                 max_length=self.settings["max_length"],
-                file=runner.work / "translations" / f"{runner.run_id(name, seed)}.{width}.jsonl",
+                file=file,
                 teacher_id=_digest(runner.weights(name, seed)),
                 device=str(runner.where),
                 progress=tell,
             )
         self.settings[f"translations_{width}"] = found.checksum[:16]
-        return found.hypotheses
+        return found.hypotheses, file
 
     def fit(
         self,
@@ -233,97 +220,8 @@ class _Training:
         )
 
     def result(self, history: History) -> Result:
-        return Result(self.measured(), self.net, history, parameters=remaining_weights(self.net))
-
-    def measured(self) -> dict[str, float]:
-        """Translate the test set in both ways, and measure the translations and the net itself."""
-        found = self._likelihood()
-        for name, search in (("greedy", self._greedy), ("beam5", self._beam)):
-            translations = search(self.net, self.text.test_sources)
-            found |= self._quality(name, translations)
-            if name == "beam5":
-                found["mode_mass"] = text_metrics.mode_mass([each.log_prob for each in translations])
-        # What the claims compare: odds, since a share near 1 cannot rise tenfold, and what greedy search leaves out.
-        odds = found["mode_mass"] / max(1e-6, 1 - found["mode_mass"])
-        found |= {"mode_odds": odds, "mode_odds_tenth": odds / 10}
-        if "bleu_beam5" in found:
-            found["beam_gain"] = found["bleu_beam5"] - found["bleu_greedy"]
-            found["bleu_greedy_missing"] = 100 - found["bleu_greedy"]
-        return found | self._speed()
-
-    def _quality(self, name: str, translations: list[Hypothesis]) -> dict[str, float]:
-        test = self.text.data.test
-        if self.run.arm.base.startswith("cmu"):
-            hypotheses = [self.text.target.decode(each.tokens) for each in translations]
-            references = [words(target) for _, target in test]
-            right = sum(one == other for one, other in zip(hypotheses, references, strict=True))
-            rate = text_metrics.phoneme_error_rate(hypotheses, references)
-            return {f"phoneme_error_rate_{name}": rate, f"word_accuracy_{name}": right / len(test)}
-        written = [self.text.written(each) for each in translations]
-        score, signature = text_metrics.bleu(written, [target for _, target in test])
-        self.settings["bleu_signature"] = signature
-        return {f"bleu_{name}": score}
-
-    @torch.no_grad()
-    def _likelihood(self) -> dict[str, float]:
-        """Return the perplexity of the references, and how often the likeliest next word is the teacher's."""
-        runner = self.run.runner
-        batches = SentenceBatches(self.text.test_sources, self.text.test_targets, batch_size=64, seed=0).to(
-            runner.where
-        )
-        nets = [net.to(runner.where).eval() for net in (self.net, self.teacher) if net is not None]
-        total, count, agreed = 0.0, 0, 0.0
-        for batch in batches.epoch(0):
-            logits = [run_module(net, batch.inputs, side="model").logits.float() for net in nets]
-            assert batch.mask is not None
-            kept = int(batch.mask.sum())
-            total += float(hard_target_loss(logits[0], batch.targets)[batch.mask].sum())
-            count += kept
-            agreed += kept * metrics.agreement(logits[0][batch.mask], logits[-1][batch.mask])
-        found = {"test_perplexity": text_metrics.perplexity(total, count)}
-        return found | ({"teacher_agreement": agreed / count} if len(nets) > 1 else {})
-
-    def _greedy(self, net: nn.Module, sources: list[list[int]]) -> list[Hypothesis]:
-        with self.precisely():
-            return greedy(net, sources, max_length=self.settings["max_length"], device=self.run.runner.where)
-
-    def _beam(self, net: nn.Module, sources: list[list[int]]) -> list[Hypothesis]:
-        with self.precisely():
-            found = beam_search(
-                net,
-                sources,
-                width=self.settings["beam"],
-                max_length=self.settings["max_length"],
-                device=self.run.runner.where,
-            )
-        return [several[0] for several in found]
-
-    def _speed(self) -> dict[str, float]:
-        """Return words a second, greedy and with the beam, and how many times the teacher's the greedy ones are.
-
-        The ways take turns, so that whatever else the machine does falls on all of them.
-        """
-        sources = self.text.test_sources[:_TIMED]
-        ways: dict[str, Callable[[], list[Hypothesis]]] = {
-            "greedy": partial(self._greedy, self.net, sources),
-            "beam5": partial(self._beam, self.net, sources),
-        }
-        if self.teacher is not None:
-            ways["teacher_greedy"] = partial(self._greedy, self.teacher, sources)
-            ways["teacher_beam5"] = partial(self._beam, self.teacher, sources)
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(3):
-            for name, way in ways.items():
-                started = time.perf_counter()
-                written = sum(len(each.tokens) for each in way())
-                rates[name].append(max(1, written) / (time.perf_counter() - started))
-        found = {name: statistics.median(values) for name, values in rates.items()}
-        result = {f"words_per_second_{name}": found[name] for name in ("greedy", "beam5")}
-        result["greedy_speedup"] = found["greedy"] / found["beam5"]
-        for name in ("teacher_greedy", "teacher_beam5"):
-            if name in found:
-                result[f"speedup_over_{name}"] = found["greedy"] / found[name]
-        return result
+        found = self.test.measure(self.net, self.teacher)
+        return Result(found, self.net, history, parameters=remaining_weights(self.net))
 
 
 def _digest(file: Path) -> str:
@@ -381,12 +279,13 @@ def prune(run: Run, *, corpora: dict[str, Corpus]) -> Result:
     return training.result(History(curves, first.epochs + second.epochs, first.seconds + second.seconds))
 
 
-def _arms(family: str, corpora: dict[str, Corpus], protocols: Sequence[str]) -> dict[str, Arm]:
-    corpus = corpora[family]
-    load = partial(_loaded, corpus)
+def _arms(
+    family: str, corpora: dict[str, Corpus], protocols: Sequence[str], *, seeds: int, teachers: int
+) -> dict[str, Arm]:
+    load = partial(_loaded, corpora[family])
 
     def taught(seed: int) -> Sequence[Key]:
-        return [(f"{family}_teacher", seed % TEACHERS)]
+        return [(f"{family}_teacher", seed % teachers)]
 
     def arm(summary: str, how: Callable[..., Result], **options: Any) -> Arm:
         start, weight = options.pop("start", ""), options.pop("pruned", None)
@@ -397,7 +296,7 @@ def _arms(family: str, corpora: dict[str, Corpus], protocols: Sequence[str]) -> 
         return Arm(
             summary,
             partial(how, corpora=corpora, **options),
-            seeds=5,
+            seeds=seeds,
             needs=(lambda seed: ()) if untaught else taught,
             base=f"{family} student",
             overrides=overrides,
@@ -407,7 +306,7 @@ def _arms(family: str, corpora: dict[str, Corpus], protocols: Sequence[str]) -> 
         )
 
     teacher: dict[str, Any] = {
-        "seeds": TEACHERS,
+        "seeds": teachers,
         "base": f"{family} teacher",
         "load": load,
         "protocols": protocols,
@@ -445,10 +344,17 @@ def _arms(family: str, corpora: dict[str, Corpus], protocols: Sequence[str]) -> 
     }
 
 
-def _recipe(corpora: dict[str, Corpus], protocols: dict[str, Sequence[str]]) -> Recipe:
+def _recipe(
+    corpora: dict[str, Corpus],
+    protocols: dict[str, Sequence[str]],
+    *,
+    seeds: int,
+    teachers: int,
+    candidates: dict[str, Sequence[dict[str, Any]]],
+) -> Recipe:
     arms: dict[str, Arm] = {}
     for family in corpora:
-        arms |= _arms(family, corpora, protocols[family])
+        arms |= _arms(family, corpora, protocols[family], seeds=seeds, teachers=teachers)
     first = next(iter(corpora.values()))
     return Recipe(
         "sequence_kd",
@@ -456,20 +362,35 @@ def _recipe(corpora: dict[str, Corpus], protocols: dict[str, Sequence[str]]) -> 
         partial(config, corpora=corpora),
         partial(_loaded, first),
         build,
-        {},
+        candidates,
         held_out=1_000,
     )
 
 
-def own_text(source_file: str, target_file: str) -> Recipe:
-    """Return the recipe for two text files of one's own: arms `own_teacher`, `own_student_alone`, `own_seq_kd`, …
+def own_text(source_file: str | os.PathLike[str], target_file: str | os.PathLike[str]) -> tuple[Recipe, str]:
+    """Return the recipe for two text files of one's own, and the text's digest.
+
+    Its arms are `own_teacher`, `own_student_alone`, `own_seq_kd`, …
 
     Line n of one file translates line n of the other; see `kdrepro.data.parallel.read_parallel` for what is refused.
+    Every arm has one seed unless more are asked for, and then all learn from one teacher.
     """
     data = read_parallel(source_file, target_file)
-    return _recipe({"own": Corpus(lambda protocol: data)}, {"own": PROTOCOLS})
+    corpora = {"own": Corpus(lambda protocol: data)}
+    return _recipe(corpora, {"own": PROTOCOLS}, seeds=1, teachers=1, candidates={}), data.digest
 
 
 RECIPE = _recipe(
-    CORPORA, {"ende": ("paper",), "deen": ("paper",), "cmu": ("smoke", "quick", "reduced", "paper")}
+    CORPORA,
+    {"ende": ("paper",), "deen": ("paper",), "cmu": ("smoke", "quick", "reduced", "paper")},
+    seeds=5,
+    teachers=TEACHERS,
+    candidates={
+        "ende_teacher": [{"learning_rate": rate} for rate in (0.001, 0.002)],
+        "ende_student_alone": [
+            {"learning_rate": 0.003},
+            {"learning_rate": 0.006},
+            {"learning_rate": 0.003, "dropout": 0.2},
+        ],
+    },
 )
