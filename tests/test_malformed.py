@@ -45,6 +45,7 @@ from kdrepro.data import cifar, mnist, multi30k, parallel, text
 from kdrepro.data.batches import CropFlip, Jitter
 from kdrepro.data.text import SentenceBatches, Vocabulary
 from kdrepro.decode import beam_search, greedy
+from kdrepro.models.densenet import DenseNet
 from kdrepro.models.maxout import Maxout, Stage, maxout_net
 from kdrepro.models.mlp import MLP, max_norm_
 from kdrepro.models.seq2seq import LSTMSeq2Seq
@@ -183,7 +184,7 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
             each.__name__: each
             for each in (Returns, CropFlip, Jitter, MLP, SentenceBatches, Vocabulary, WideResNet, max_norm_)
         },
-        **{each.__name__: each for each in (Maxout, Stage, maxout_net, greedy, beam_search)},
+        **{each.__name__: each for each in (DenseNet, Maxout, Stage, maxout_net, greedy, beam_search)},
         "network": kept(network),
         "translator": kept(translator),
         "book": import_module("kdrepro.book"),
