@@ -1,0 +1,203 @@
+"""From generation to generation: what born-again nets get wrong, and whether it goes on helping.
+
+All is made from rows of the recipe `born_again`. Its arms come in three families, by the beginning of their names:
+pictures of CIFAR-10, all of MNIST, and the few digits that come with the package. White cards and colours as in
+`kdrepro.plots`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from kdrepro.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
+from kdrepro.claims import Side
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.verdicts import judge_paper
+
+RECIPE, PAPER = "born_again", "furlanello2018"
+
+
+class Family(NamedTuple):
+    """Arms that are trained on the same data: what they are called, how many generations, and at which protocol."""
+
+    name: str
+    generations: int
+    protocol: str
+
+
+FAMILIES = {
+    "": Family("CIFAR-10, short schedule", 3, "reduced"),
+    "mnist_": Family("MNIST", 5, "paper"),
+    "few_": Family("the embedded digits", 5, "paper"),
+}
+_PANELS = {
+    "test_error_rate": "test errors",
+    "test_nll": "negative log-likelihood",
+    "test_ece": "calibration error",
+    "teacher_agreement": "same answer as its teacher",
+}
+
+
+def generation_arms(prefix: str, count: int) -> list[str]:
+    """The arms of a family in the order of their generations, the first teacher being generation 0.
+
+    >>> generation_arms("few_", 2)
+    ['few_teacher', 'few_ban1', 'few_ban2']
+    """
+    return [f"{prefix}teacher", *(f"{prefix}ban{generation}" for generation in range(1, count + 1))]
+
+
+def steps(prefix: str, count: int) -> dict[str, tuple[str, str]]:
+    """The comparisons of each generation with the one before it, and of the last with the first student, by name."""
+    arms = generation_arms(prefix, count)
+    named = {
+        f"generation {place + 1} − {'its teacher' if place == 0 else place}": (student, teacher)
+        for place, (teacher, student) in enumerate(pairwise(arms))
+    }
+    return named | {f"generation {count} − 1": (arms[count], arms[1])}
+
+
+def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "paper") -> Chart:
+    """Errors, likelihood, calibration, and agreement with the teacher, against the generation.
+
+    The mean of the seeds with its 95 % band, and every seed as a thin line. The square is the same net trained on the
+    labels once more, from the first weights of generation 1; triangles are the first two and three born-again
+    generations averaged.
+    """
+    rows = rows_shown(ledger, RECIPE, protocol)
+    arms = generation_arms(prefix, FAMILIES[prefix].generations)
+    last = len(arms) - 1
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(10.0, 6.6)
+        for axes, (metric, words) in zip(chart.subplots(2, 2).flat, _PANELS.items(), strict=True):
+            axes.set_title(words, loc="left", fontsize=12)
+            if not _lines(axes, rows, arms, metric):
+                axes.set_xticks([])
+                axes.set_yticks([])
+                say(axes, f"not run at protocol {protocol}")
+                continue
+            _beside(axes, rows, prefix, metric)
+            axes.set_xticks(range(last + 1), ["teacher", *map(str, range(1, last + 1))])
+            axes.set_xlim(-0.3, last + 0.4)
+            axes.set_xlabel("generation")
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+            if metric in ("test_error_rate", "teacher_agreement"):
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+            axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+            axes.set_axisbelow(True)
+        handles, labels = chart.axes[0].get_legend_handles_labels()
+        if handles:
+            chart.legend(handles, labels, loc="outside lower center", ncols=4)
+    return chart
+
+
+def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) -> bool:
+    """Draw the generations; whether there was anything to draw."""
+    places, means, lows, highs = [], [], [], []
+    seeds: dict[int, list[tuple[int, float]]] = {}
+    for place, arm in enumerate(arms):
+        side = Side.of(arm, metric)
+        found = summary(rows, side)
+        if found is None:
+            continue
+        (mean, low, high), _ = found
+        places.append(place)
+        means.append(mean)
+        lows.append(low if math.isfinite(low) else mean)
+        highs.append(high if math.isfinite(high) else mean)
+        for each in readings(rows, side):
+            seeds.setdefault(each.seed, []).append((place, each.value))
+    for points in seeds.values():
+        axes.plot(*zip(*points, strict=True), color=BLUE, linewidth=0.7, alpha=0.25)
+    if places:
+        axes.fill_between(places, lows, highs, color=BLUE, alpha=0.2, linewidth=0)
+        counts = sorted({sum(1 for points in seeds.values() if place in dict(points)) for place in places})
+        runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        label = f"generations, {runs} {'seed' if counts[-1] == 1 else 'seeds'}"
+        axes.plot(places, means, "-o", color=BLUE, linewidth=2.5, markersize=6, label=label)
+    return bool(places)
+
+
+def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
+    """Draw what is no generation: the labels once more, and the ensembles."""
+    marks = [(f"{prefix}again", 1.12, "s", RED, "labels again")]
+    marks += [(f"{prefix}ens{count}", count + 0.12, "^", GREEN, "averaged so far") for count in (2, 3)]
+    for arm, place, marker, colour, label in marks:
+        found = summary(rows, Side.of(arm, metric))
+        if found is None:
+            continue
+        (mean, low, _), _ = found
+        half = mean - low if math.isfinite(low) else np.nan
+        known = label in axes.get_legend_handles_labels()[1]
+        axes.errorbar(
+            place,
+            mean,
+            yerr=half,
+            fmt=marker,
+            color=colour,
+            markersize=8,
+            linewidth=2,
+            capsize=4,
+            label=None if known else label,
+        )
+
+
+# What each verdict says in words: a first generation against the labels once more, the next ones, and the last.
+_GENERATIONS = {
+    "E": ("the embedded digits", "E1a", ("E2", "E3", "E4", "E5"), "E6", "E6a"),
+    "M": ("MNIST", "M1a", ("M2", "M3", "M4", "M5"), "M6", "M6a"),
+    "S": ("CIFAR-10, in a short schedule,", "S1a", ("S2", "S2a"), None, None),
+}
+_FIRST = {
+    "reproduced": "the first born-again generation makes fewer errors than the labels once more",
+    "contradicted": "the first born-again generation makes more errors than the labels once more",
+    "inconclusive": "the first born-again generation and the labels once more cannot be told apart",
+}
+_LAST = {
+    "reproduced": "The last makes more errors than the first: it has turned, as Mobahi et al. say that it must.",
+    "contradicted": "The last makes fewer errors than the first, so that it has not turned within five.",
+    "inconclusive": "Whether the last is worse than the first, these runs do not decide.",
+}
+_FIT = {
+    "reproduced": "It also fits the training digits less, which is the mechanism that they derive.",
+    "contradicted": "It fits the training digits better, not less, which is not what they derive.",
+    "inconclusive": "On the digits that they were trained on the two do not differ measurably.",
+}
+
+
+def answer(ledger: Ledger) -> str:
+    """Whether being born again helps, and goes on helping: Markdown made from the verdicts, a paragraph a data set."""
+    verdicts = {each.claim.id: each.verdict for each in judge_paper(PAPER, ledger)}
+    told = []
+    for where, first, later, last, fit in _GENERATIONS.values():
+        if verdicts[first] == "not run":
+            told.append(f"**On {where}** not enough runs are recorded yet.")
+            continue
+        words = [f"**On {where}** {_FIRST[verdicts[first]]}.", _later([verdicts[each] for each in later])]
+        if last and fit and "not run" not in (verdicts[last], verdicts[fit]):
+            words += [_LAST[verdicts[last]], _FIT[verdicts[fit]]]
+        told.append(" ".join(words))
+    return "\n\n".join(told)
+
+
+def _later(verdicts: Sequence[str]) -> str:
+    counts = {
+        name: verdicts.count(name) for name in ("reproduced", "contradicted", "inconclusive", "not run")
+    }
+    words = {
+        "reproduced": "with fewer errors",
+        "contradicted": "with more errors",
+        "inconclusive": "without a measurable difference",
+        "not run": "not run yet",
+    }
+    told = [f"{count} {words[name]}" for name, count in counts.items() if count]
+    return f"Of {len(verdicts)} further generations, each against the one before: {', '.join(told)}."

@@ -1,0 +1,170 @@
+"""What the teacher is good for beside the labels: born-again students against the same net on the labels once more.
+
+The net `again` has the first weights and the batches of the born-again nets of generation 1, so that nothing but the
+targets differs. Label smoothing is the control of Yuan et al. (2020): softer labels without any teacher. All is made
+from rows of the recipe `born_again`; white cards and colours as in `kdrepro.plots`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import matplotlib
+
+from kdrepro.charts import BLUE, GREY, ORANGE, STYLE, Chart, new_chart, say, scattered
+from kdrepro.claims import Comparison, Side
+from kdrepro.generations import FAMILIES, PAPER, RECIPE
+from kdrepro.intervals import Interval, ratio_interval
+from kdrepro.judgement import number
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import compare, difference, rows_shown
+from kdrepro.verdicts import judge_paper
+
+# What a student of the first generation learns from, and the end of its arm's name.
+TARGETS = {
+    "teacher alone (BAN)": "ban1",
+    "teacher and labels (BAN+L)": "ban_l",
+    "labels, weighted (CWTM)": "cwtm",
+    "teacher, permuted (DKPP)": "dkpp",
+    "smoothed labels": "smoothing",
+}
+_METRICS = {
+    "test_errors": "test errors",
+    "test_nll": "negative log-likelihood",
+    "test_ece": "calibration error",
+}
+
+
+def against_again(
+    ledger: Ledger, prefix: str = "few_", targets: Mapping[str, str] = TARGETS, *, protocol: str = "paper"
+) -> Chart:
+    """Each kind of targets minus the labels once more: errors, likelihood and calibration beside each other.
+
+    Every pair is a dot, with the mean and its 95 % interval; a filled diamond has an interval that misses zero. Left is
+    better in all three.
+    """
+    rows = rows_shown(ledger, RECIPE, protocol)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(11.0, 1.6 + 0.55 * len(targets))
+        panels = chart.subplots(1, len(_METRICS), sharey=True)
+        for axes, (metric, words) in zip(panels, _METRICS.items(), strict=True):
+            axes.axvline(0, color="black", linewidth=1)
+            drawn = 0
+            for place, arm in enumerate(targets.values()):
+                axes.axhline(place, color="#eeeeee", linewidth=0.8, zorder=0)
+                sides = Comparison(Side.of(f"{prefix}{arm}", metric), Side.of(f"{prefix}again", metric))
+                pairs = compare(rows, sides)
+                found = difference(pairs)
+                if found is None:
+                    continue
+                drawn += 1
+                values = [pair.difference for pair in pairs]
+                axes.plot(values, place + scattered(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
+                settled = found.low > 0 or found.high < 0
+                if math.isfinite(found.half):
+                    axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
+                face = BLUE if settled else "white"
+                axes.plot(found.mean, place, "D", markersize=8, mfc=face, mec=BLUE)
+            axes.set_yticks(range(len(targets)), list(targets))
+            axes.set_ylim(len(targets) - 0.4, -0.6)
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.locator_params(axis="x", nbins=5)
+            axes.set_xlabel(words)
+            if not drawn:
+                axes.set_xticks([])
+                say(axes, f"not run at\nprotocol {protocol}")
+        chart.suptitle("minus the labels once more; left is better", x=0.01, ha="left", fontsize=12)
+    return chart
+
+
+def relative_gain(rows: list[Row], arm: str, control: str) -> tuple[Interval, int] | None:
+    """Which share of the errors of `control` the arm does without, with its interval, and the number of pairs."""
+    pairs = compare(rows, Comparison(Side.of(arm, "test_errors"), Side.of(control, "test_errors")))
+    whole = [pair.second.value for pair in pairs if pair.second is not None]
+    if not whole or not sum(whole):
+        return None
+    return ratio_interval([-pair.difference for pair in pairs], whole), len(pairs)
+
+
+def relative_gains(ledger: Ledger) -> Chart:
+    """On all data: which part of the errors of the labels once more the teacher saves, and which smoothed labels."""
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(9.0, 4.4)
+        axes = chart.subplots()
+        axes.axvline(0, color="black", linewidth=1)
+        drawn = False
+        for place, (prefix, family) in enumerate(FAMILIES.items()):
+            rows = rows_shown(ledger, RECIPE, family.protocol)
+            for shift, arm, colour, label in (
+                (-0.17, "ban1", BLUE, "teacher alone (BAN)"),
+                (0.17, "smoothing", ORANGE, "smoothed labels, no teacher"),
+            ):
+                height = place + shift
+                found = relative_gain(rows, f"{prefix}{arm}", f"{prefix}again")
+                text = "not run"
+                if found is not None:
+                    (mean, low, high), count = found
+                    known = label in axes.get_legend_handles_labels()[1]
+                    text = f"{number(100 * mean)} %, n = 1"
+                    if math.isfinite(low):
+                        axes.plot([low, high], [height, height], color=colour, linewidth=2.5)
+                        text = f"{number(100 * mean)} ({number(100 * low)} to {number(100 * high)}) %, n = {count}"
+                    axes.plot(mean, height, "D", color=colour, markersize=9, label=None if known else label)
+                    drawn = True
+                axes.text(
+                    1.02, height, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center"
+                )
+        names = [each.name.replace(", ", ",\n") for each in FAMILIES.values()]
+        axes.set_yticks(range(len(FAMILIES)), names)
+        axes.set_ylim(len(FAMILIES) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("share of the errors of the labels once more that is gone")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        if drawn:
+            axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+            axes.set_axisbelow(True)
+            chart.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+        else:
+            axes.set_xticks([0])
+    return chart
+
+
+# The claims about each data: smoothing against the labels once more, and the teacher against smoothing.
+_CLAIMS = {
+    "the embedded digits": ("E10", "E10a"),
+    "MNIST": ("M10", "M10a"),
+    "CIFAR-10, in a short schedule,": ("N2", "N3"),
+}
+_SMOOTHED = {
+    "reproduced": "smoothed labels leave fewer errors than plain ones",
+    "contradicted": "smoothed labels leave more errors than plain ones",
+    "inconclusive": "smoothed and plain labels cannot be told apart",
+}
+_TEACHER = {
+    "reproduced": "and the teacher fewer still",
+    "contradicted": "and fewer than the teacher",
+    "inconclusive": "and whether fewer or more than the teacher, the runs do not decide",
+}
+_PLAIN_TEACHER = {
+    "reproduced": "and the teacher leaves fewer than smoothing",
+    "contradicted": "and the teacher leaves more than smoothing",
+    "inconclusive": "nor can smoothing and the teacher",
+}
+
+
+def answer(ledger: Ledger) -> str:
+    """What softer labels do without any teacher, as Markdown made from the verdicts, a sentence for each data."""
+    verdicts = {each.claim.id: each.verdict for each in judge_paper(PAPER, ledger)}
+    told = []
+    for where, (smoothed, teacher) in _CLAIMS.items():
+        if "not run" in (verdicts[smoothed], verdicts[teacher]):
+            told.append(f"On {where} not enough runs are recorded yet.")
+            continue
+        beside = _TEACHER if verdicts[smoothed] == "reproduced" else _PLAIN_TEACHER
+        told.append(f"On {where} {_SMOOTHED[verdicts[smoothed]]}, {beside[verdicts[teacher]]}.")
+    return " ".join(told)
