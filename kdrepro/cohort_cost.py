@@ -24,8 +24,8 @@ def saving_table(
     """Seconds a student, of an arm that trained in a cohort and of one that trained alone, and the share that is saved.
 
     `pairs` are named by what they are trained on: (the arm in company, the arm alone). Only seeds at which both were
-    trained that way on one device count, and are compared with each other. Several rows alike are no measurement of a
-    machine at rest: what else ran on it is in the seconds of both.
+    trained that way on one device count, and are compared with each other. What else ran on the machine meanwhile is
+    in the seconds of both.
     """
     rows = rows_shown(ledger, recipe, protocol)
     return pd.DataFrame([_record(name, rows, company, alone) for name, (company, alone) in pairs.items()])
@@ -37,8 +37,9 @@ def _record(name: str, rows: list[Row], company: str, alone: str) -> dict[str, A
     seeds = [
         seed for seed in sorted(together) if seed in single and together[seed].device == single[seed].device
     ]
-    record = {"Trained on": name, "Students at once": NOT_RUN, "Seconds each": NOT_RUN}
-    record |= {"Seconds alone": NOT_RUN, "Saved": NOT_RUN, "Pairs": len(seeds)}
+    record: dict[str, Any] = {"Trained on": name}
+    record |= dict.fromkeys(("Students at once", "Seconds each", "Seconds alone", "Saved"), NOT_RUN)
+    record["Pairs"] = len(seeds)
     if not seeds:
         return record
     shared, own = ([some[seed].seconds for seed in seeds] for some in (together, single))

@@ -130,7 +130,9 @@ def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) ->
 def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
     """Draw what is no generation: the labels once more, and the ensembles."""
     marks = [(f"{prefix}again", 1.12, "s", RED, "labels again")]
-    marks += [(f"{prefix}ens{count}", count + 0.12, "^", GREEN, "averaged so far") for count in (2, 3)]
+    marks += [
+        (f"{prefix}ens{count}", count + 0.12, "^", GREEN, "born-again nets averaged") for count in (2, 3)
+    ]
     for arm, place, marker, colour, label in marks:
         found = summary(rows, Side.of(arm, metric))
         if found is None:

@@ -1,0 +1,169 @@
+"""The figure of the generations and what is said of them, whichever rows are there."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from born_again_rows import PROTOCOLS, born_again_rows
+from chart_texts import assert_readable, texts
+from recorded_rows import write_ledger
+from scipy import stats
+
+from kdrepro import generations
+from kdrepro.claims import paper
+from kdrepro.generations import FAMILIES, answer, by_generation, generation_arms, steps
+from kdrepro.ledger import Ledger
+from kdrepro.plots import forest
+from kdrepro.recipes.born_again import ARMS
+
+METRICS = ("test_error_rate", "test_nll", "test_ece", "teacher_agreement")
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    rows = [*born_again_rows("few_"), *born_again_rows("mnist_"), *born_again_rows("", seeds=3)]
+    return write_ledger(tmp_path_factory.mktemp("rows"), rows)
+
+
+def values(ledger: Ledger, arm: str, metric: str) -> list[float]:
+    return [row.metrics[metric] for row in ledger.rows(arm=arm) if metric in row.metrics]
+
+
+def test_the_families_are_those_of_the_recipe():
+    for prefix, family in FAMILIES.items():
+        arms = generation_arms(prefix, family.generations)
+        assert set(arms) <= set(ARMS)
+        assert f"{prefix}ban{family.generations + 1}" not in ARMS
+        assert all(family.protocol in ARMS[arm].protocols for arm in arms)
+        for teacher, student in itertools.pairwise(arms):
+            assert list(ARMS[student].needs(0)) == [(teacher, 0)]
+
+
+@pytest.mark.parametrize("prefix", list(FAMILIES))
+def test_each_panel_has_means_bands_and_a_line_for_every_seed(ledger, prefix):
+    count = 3 if prefix == "" else 20
+    chart = by_generation(ledger, prefix, protocol=PROTOCOLS[prefix])
+    arms = generation_arms(prefix, FAMILIES[prefix].generations)
+    for axes, metric in zip(chart.axes, METRICS, strict=True):
+        bold = next(line for line in axes.lines if str(line.get_label()).startswith("generations"))
+        assert bold.get_label() == f"generations, {count} seeds"
+        own = arms[1:] if metric == "teacher_agreement" else arms
+        assert list(bold.get_xdata()) == [arms.index(arm) for arm in own]
+        means = [np.mean(values(ledger, arm, metric)) for arm in own]
+        assert list(bold.get_ydata()) == pytest.approx(means)
+        assert len([line for line in axes.lines if line.get_linewidth() < 1]) == count
+        corners = axes.collections[0].get_paths()[0].vertices
+        some = values(ledger, own[-1], metric)
+        low, high = stats.t.interval(0.95, len(some) - 1, np.mean(some), stats.sem(some))
+        at_end = corners[corners[:, 0] == len(arms) - 1, 1]
+        assert (at_end.min(), at_end.max()) == pytest.approx((low, high))
+    assert_readable(chart)
+
+
+def test_beside_the_generations_stand_the_labels_once_more_and_the_ensembles(ledger):
+    chart = by_generation(ledger)
+    assert {"labels again", "born-again nets averaged"} <= set(texts(chart))
+    marked = {
+        marker: [
+            (round(float(line.get_xdata()[0])), float(line.get_ydata()[0]))
+            for line in chart.axes[0].lines
+            if line.get_marker() == marker
+        ]
+        for marker in ("s", "^")
+    }
+    expected = {
+        arm: np.mean(values(ledger, f"few_{arm}", "test_error_rate")) for arm in ("again", "ens2", "ens3")
+    }
+    assert marked["s"] == [(1, pytest.approx(expected["again"]))]
+    assert marked["^"] == [(2, pytest.approx(expected["ens2"])), (3, pytest.approx(expected["ens3"]))]
+    # Neither has a teacher to agree with.
+    assert all(line.get_marker() not in ("s", "^") for line in chart.axes[3].lines)
+
+
+@pytest.mark.parametrize(
+    "kept", [(), ("few_teacher",), ("few_ban2",), ("few_again",), ("few_teacher", "few_ban1")]
+)
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_or_no_rows(tmp_path, kept, seeds):
+    ledger = write_ledger(tmp_path, [row for row in born_again_rows(seeds=seeds) if row.arm in kept])
+    chart = by_generation(ledger)
+    assert chart._repr_png_()[:4] == b"\x89PNG"
+    said = "not run at protocol paper" in texts(chart)
+    assert said == (not {"few_ban1", "few_ban2"} & set(kept))
+    if "few_teacher" in kept:
+        label = "generations, 1 seed" if seeds == 1 else "generations, 2 seeds"
+        assert label in texts(chart)
+    assert answer(ledger).count("not enough runs are recorded yet") == 3
+
+
+def test_seeds_that_are_not_all_there_are_counted(tmp_path):
+    rows = [row for row in born_again_rows(seeds=4) if not (row.arm == "few_ban5" and row.seed > 1)]
+    assert "generations, 2 to 4 seeds" in texts(by_generation(write_ledger(tmp_path, rows)))
+
+
+def test_a_demonstration_is_drawn_from_its_own_rows(tmp_path):
+    ledger = write_ledger(tmp_path, born_again_rows(seeds=2, protocol="quick"))
+    assert "generations, 2 seeds" in texts(by_generation(ledger, protocol="quick"))
+    assert "not run at protocol paper" in texts(by_generation(ledger))
+
+
+def test_the_steps_are_each_generation_minus_the_one_before(ledger):
+    named = steps("few_", 5)
+    assert named["generation 1 − its teacher"] == ("few_ban1", "few_teacher")
+    assert named["generation 3 − 2"] == ("few_ban3", "few_ban2")
+    assert named["generation 5 − 1"] == ("few_ban5", "few_ban1")
+    assert len(named) == 6
+    words = texts(forest(ledger, "born_again", named))
+    assert len([each for each in words if each.endswith("n = 20")]) == 6
+
+
+# The answer.
+
+
+def test_the_answer_names_the_verdicts_of_each_data(ledger):
+    few, mnist, pictures = answer(ledger).split("\n\n")
+    for text, where in ((few, "the embedded digits"), (mnist, "MNIST")):
+        assert text.startswith(f"**On {where}** the first born-again generation makes fewer errors")
+        assert (
+            "Of 4 further generations, each against the one before: 2 with fewer errors, 2 with more errors"
+            in text
+        )
+        assert "it has turned, as Mobahi et al. say that it must" in text
+        assert "fits the training digits less" in text
+    assert pictures.startswith(
+        "**On CIFAR-10, in a short schedule,** the first born-again generation makes fewer"
+    )
+    assert "Mobahi" not in pictures
+
+
+@pytest.mark.parametrize(
+    ("levels", "says"),
+    [
+        ({"ban1": 51.0}, "and the labels once more cannot be told apart"),
+        ({"ban1": 60.0}, "makes more errors than the labels once more"),
+        ({"ban5": 30.0}, "so that it has not turned within five"),
+        ({"ban5": 30.0}, "It fits the training digits better, not less"),
+        ({"ban5": 46.0}, "Whether the last is worse than the first, these runs do not decide"),
+        ({"ban4": 0.0}, "2 with fewer errors, 2 not run yet"),
+    ],
+)
+def test_the_answer_follows_the_rows(tmp_path, levels, says):
+    assert says in answer(write_ledger(tmp_path, born_again_rows(spread=1.5, **levels)))
+
+
+def test_the_answer_rests_on_claims_that_ask_for_it():
+    claims = paper("furlanello2018")
+    for _, first, later, last, fit in generations._GENERATIONS.values():
+        for name in (first, *later):
+            (comparison,) = claims.claim(name).comparisons
+            assert comparison.lower.arms[0].rpartition("ban")[2].isdigit()
+        assert claims.claim(first).comparisons[0].higher.arms[0].endswith("again")
+        if last:
+            # The claim is that it has turned: the first makes fewer errors than the last.
+            (comparison,) = claims.claim(last).comparisons
+            assert (comparison.lower.arms[0][-4:], comparison.higher.arms[0][-4:]) == ("ban1", "ban5")
+            assert claims.claim(fit).metric == "train_accuracy"
+    for sentences in (generations._FIRST, generations._LAST, generations._FIT):
+        assert set(sentences) == {"reproduced", "contradicted", "inconclusive"}
