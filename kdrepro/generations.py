@@ -75,7 +75,8 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
     """
     rows = rows_shown(ledger, RECIPE, protocol)
     arms = generation_arms(prefix, FAMILIES[prefix].generations)
-    last = len(arms) - 1
+    there = {row.arm for row in rows}
+    last = max([3, *(place for place, arm in enumerate(arms) if arm in there)])
     with matplotlib.rc_context(STYLE):
         chart = new_chart(10.0, 6.6)
         for axes, (metric, words) in zip(chart.subplots(2, 2).flat, _PANELS.items(), strict=True):

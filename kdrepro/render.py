@@ -61,7 +61,7 @@ def _cell(value: object, column: str) -> str:
         return "<td>–</td>"
     if column == "Because":
         return f"<td><details><summary>why</summary>{escape(str(value))}</details></td>"
-    if column == "Verdict" and value in VERDICTS:
+    if column.startswith("Verdict") and value in VERDICTS:
         return f"<td>{verdict_span(str(value))}</td>"
     if not isinstance(value, bool) and isinstance(value, Real):
         return f'<td class="number">{number(float(value))}</td>'
@@ -79,7 +79,8 @@ def _width(values: pd.Series, column: str) -> str:
 def show(frame: pd.DataFrame, caption: str) -> Html:
     """The frame as an HTML table with a caption; its index is left out, and all text is escaped.
 
-    The first column heads its row. A column `Verdict` is coloured, and one named `Because` unfolds.
+    The first column heads its row. A column whose name begins with `Verdict` is coloured, and one
+    named `Because` unfolds.
     """
     columns = [str(column) for column in frame.columns]
     head = "".join(

@@ -1,0 +1,67 @@
+"""The questions that are asked on all data: each line compares the same, and none is left out."""
+
+from __future__ import annotations
+
+import pytest
+from born_again_rows import born_again_rows
+from recorded_rows import write_ledger
+
+from kdrepro import tables
+from kdrepro.born_again_questions import DATA, QUESTIONS, question_table
+from kdrepro.claims import Side, paper
+
+CLAIMS = paper("furlanello2018")
+
+
+def asked(name: str) -> set[tuple[str, ...]]:
+    """What a claim compares, without the data in the names of its arms."""
+    claim = CLAIMS.claim(name)
+    prefix = {"M": "mnist_", "E": "few_"}.get(name[0], "")
+
+    def bare(side: Side | float | None) -> str:
+        assert isinstance(side, Side)
+        assert side.arms[0].startswith(prefix)
+        return side.arms[0].removeprefix(prefix)
+
+    if claim.kind == "recovery":
+        return {tuple(sorted(each.removeprefix(prefix) for each in claim.needs))}
+    return {(claim.metric, bare(each.lower), bare(each.higher)) for each in claim.comparisons}
+
+
+def test_a_line_asks_the_same_on_all_data():
+    for question, (pictures, mnist, few) in QUESTIONS.items():
+        assert asked(mnist) == asked(few), question
+        # On pictures a gain is also asked for over the teacher.
+        assert pictures is None or asked(few) <= asked(pictures), question
+
+
+def test_no_question_about_digits_is_left_out():
+    named = {name for names in QUESTIONS.values() for name in names if name}
+    ids = {each.id for each in CLAIMS.claims}
+    assert named <= ids
+    assert {each for each in ids if each[0] in "ME"} <= named
+    left = {each.id for each in CLAIMS.claims if each.ours} - named
+    # Of the stand-ins these have no counterpart on digits.
+    assert left == {"N1", "S2b", "S3a", "S4a"}
+
+
+def test_the_verdicts_are_those_of_the_claims(tmp_path):
+    ledger = write_ledger(tmp_path, born_again_rows("few_"))
+    frame = question_table(ledger)
+    assert list(frame.columns) == ["Question", *(f"Verdict, {each}" for each in DATA), "Claims"]
+    verdicts = tables.claim_table("furlanello2018", ledger)
+    verdicts.index = verdicts["Claim"].str.split().str[0]
+    for (question, names), (_, line) in zip(QUESTIONS.items(), frame.iterrows(), strict=True):
+        assert line["Question"] == question
+        found = [line[f"Verdict, {each}"] for each in DATA]
+        assert found == [verdicts.at[name, "Verdict"] if name else "–" for name in names]
+        assert found[1] == "not run"
+        assert found[2] != "not run"
+        assert line["Claims"] == ", ".join(filter(None, names))
+
+
+@pytest.mark.parametrize("verdict", ["reproduced", "not run"])
+def test_verdicts_of_several_columns_are_coloured(tmp_path, verdict):
+    ledger = write_ledger(tmp_path, born_again_rows("few_"))
+    html = tables.show(question_table(ledger), "questions")
+    assert f'class="verdict verdict-{verdict.replace(" ", "-")}"' in html
