@@ -41,10 +41,12 @@ FAMILIES = {
 }
 _PANELS = {
     "test_error_rate": "test errors",
+    "train_accuracy": "right on the training data",
+    "teacher_agreement": "same answer as its teacher",
     "test_nll": "negative log-likelihood",
     "test_ece": "calibration error",
-    "teacher_agreement": "same answer as its teacher",
 }
+_SHARES = ("test_error_rate", "train_accuracy", "teacher_agreement")
 
 
 def generation_arms(prefix: str, count: int) -> list[str]:
@@ -67,7 +69,7 @@ def steps(prefix: str, count: int) -> dict[str, tuple[str, str]]:
 
 
 def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "paper") -> Chart:
-    """Errors, likelihood, calibration, and agreement with the teacher, against the generation.
+    """Errors, fit, agreement with the teacher, likelihood and calibration, against the generation.
 
     The mean of the seeds with its 95 % band, and every seed as a thin line. The square is the same net trained on the
     labels once more, from the first weights of generation 1; triangles are the first two and three born-again
@@ -78,27 +80,34 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
     there = {row.arm for row in rows}
     last = max([3, *(place for place, arm in enumerate(arms) if arm in there)])
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(10.0, 6.6)
-        for axes, (metric, words) in zip(chart.subplots(2, 2).flat, _PANELS.items(), strict=True):
+        chart = new_chart(11.0, 6.4)
+        *panels, corner = chart.subplots(2, 3).flat
+        for axes, (metric, words) in zip(panels, _PANELS.items(), strict=True):
             axes.set_title(words, loc="left", fontsize=12)
             if not _lines(axes, rows, arms, metric):
                 axes.set_xticks([])
                 axes.set_yticks([])
-                say(axes, f"not run at protocol {protocol}")
+                say(axes, f"not run at\nprotocol {protocol}")
                 continue
             _beside(axes, rows, prefix, metric)
             axes.set_xticks(range(last + 1), ["teacher", *map(str, range(1, last + 1))])
             axes.set_xlim(-0.3, last + 0.4)
             axes.set_xlabel("generation")
             axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-            if metric in ("test_error_rate", "teacher_agreement"):
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+            if metric in _SHARES:
+                axes.yaxis.set_major_formatter(FuncFormatter(_percent))
             axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
             axes.set_axisbelow(True)
-        handles, labels = chart.axes[0].get_legend_handles_labels()
-        if handles:
-            chart.legend(handles, labels, loc="outside lower center", ncols=4)
+        corner.set_axis_off()
+        handles, labels = panels[0].get_legend_handles_labels()
+        title = f"{FAMILIES[prefix].name},\nprotocol {protocol}"
+        corner.legend(handles, labels, loc="center", title=title, title_fontsize=12)
     return chart
+
+
+def _percent(share: float, _: int | None) -> str:
+    # An interval may reach beyond what a share can be.
+    return f"{100 * share:.4g} %" if share <= 1 + 1e-9 else ""
 
 
 def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) -> bool:
@@ -125,6 +134,8 @@ def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) ->
         runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         label = f"generations, {runs} {'seed' if counts[-1] == 1 else 'seeds'}"
         axes.plot(places, means, "-o", color=BLUE, linewidth=2.5, markersize=6, label=label)
+        if len({*means, *lows, *highs}) == 1:
+            axes.set_ylim(0.99 * means[0], 1.002 * means[0])
     return bool(places)
 
 
@@ -154,12 +165,12 @@ def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
         )
 
 
-# What each verdict says in words: a first generation against the labels once more, the next ones, and the last.
-_GENERATIONS = {
-    "E": ("the embedded digits", "E1a", ("E2", "E3", "E4", "E5"), "E6", "E6a"),
-    "M": ("MNIST", "M1a", ("M2", "M3", "M4", "M5"), "M6", "M6a"),
-    "S": ("CIFAR-10, in a short schedule,", "S1a", ("S2", "S2a"), None, None),
-}
+# The claims on each data: a first generation against the labels once more, the next ones, the last, and how it fits.
+_CLAIMS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("CIFAR-10, in a short schedule,", "S1a", ("S2", "S2a"), ()),
+    ("MNIST", "M1a", ("M2", "M3", "M4", "M5"), ("M6", "M6a")),
+    ("the embedded digits", "E1a", ("E2", "E3", "E4", "E5"), ("E6", "E6a")),
+)
 _FIRST = {
     "reproduced": "the first born-again generation makes fewer errors than the labels once more",
     "contradicted": "the first born-again generation makes more errors than the labels once more",
@@ -181,15 +192,24 @@ def answer(ledger: Ledger) -> str:
     """Whether being born again helps, and goes on helping: Markdown made from the verdicts, a paragraph a data set."""
     verdicts = {each.claim.id: each.verdict for each in judge_paper(PAPER, ledger)}
     told = []
-    for where, first, later, last, fit in _GENERATIONS.values():
+    for where, first, later, last in _CLAIMS:
         if verdicts[first] == "not run":
-            told.append(f"**On {where}** not enough runs are recorded yet.")
             continue
         words = [f"**On {where}** {_FIRST[verdicts[first]]}.", _later([verdicts[each] for each in later])]
-        if last and fit and "not run" not in (verdicts[last], verdicts[fit]):
-            words += [_LAST[verdicts[last]], _FIT[verdicts[fit]]]
+        if last and "not run" not in (found := [verdicts[each] for each in last]):
+            words += [_LAST[found[0]], _FIT[found[1]]]
         told.append(" ".join(words))
-    return "\n\n".join(told)
+    missing = [where.rstrip(",") for where, first, *_ in _CLAIMS if verdicts[first] == "not run"]
+    return "\n\n".join([*told, *not_yet(missing)])
+
+
+def not_yet(missing: Sequence[str]) -> list[str]:
+    """The sentence about data on which too little is recorded, or none.
+
+    >>> not_yet(["MNIST", "CIFAR-10"])
+    ['Not enough runs are recorded yet on MNIST and on CIFAR-10.']
+    """
+    return [f"Not enough runs are recorded yet on {' and on '.join(missing)}."] if missing else []
 
 
 def _later(verdicts: Sequence[str]) -> str:

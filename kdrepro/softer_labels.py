@@ -14,7 +14,7 @@ import matplotlib
 
 from kdrepro.charts import BLUE, GREY, ORANGE, STYLE, Chart, new_chart, say, scattered
 from kdrepro.claims import Comparison, Side
-from kdrepro.generations import FAMILIES, PAPER, RECIPE
+from kdrepro.generations import FAMILIES, PAPER, RECIPE, not_yet
 from kdrepro.intervals import Interval, ratio_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
@@ -77,7 +77,8 @@ def against_again(
             if not drawn:
                 axes.set_xticks([])
                 say(axes, f"not run at\nprotocol {protocol}")
-        chart.suptitle("minus the labels once more; left is better", x=0.01, ha="left", fontsize=12)
+        where = f"{FAMILIES[prefix].name}, protocol {protocol}"
+        chart.suptitle(f"{where}: minus the labels once more", x=0.01, ha="left", fontsize=12)
     return chart
 
 
@@ -136,9 +137,9 @@ def relative_gains(ledger: Ledger) -> Chart:
 
 # The claims about each data: smoothing against the labels once more, and the teacher against smoothing.
 _CLAIMS = {
-    "the embedded digits": ("E10", "E10a"),
-    "MNIST": ("M10", "M10a"),
     "CIFAR-10, in a short schedule,": ("N2", "N3"),
+    "MNIST": ("M10", "M10a"),
+    "the embedded digits": ("E10", "E10a"),
 }
 _SMOOTHED = {
     "reproduced": "smoothed labels leave fewer errors than plain ones",
@@ -160,11 +161,11 @@ _PLAIN_TEACHER = {
 def answer(ledger: Ledger) -> str:
     """What softer labels do without any teacher, as Markdown made from the verdicts, a sentence for each data."""
     verdicts = {each.claim.id: each.verdict for each in judge_paper(PAPER, ledger)}
-    told = []
+    told, missing = [], []
     for where, (smoothed, teacher) in _CLAIMS.items():
         if "not run" in (verdicts[smoothed], verdicts[teacher]):
-            told.append(f"On {where} not enough runs are recorded yet.")
+            missing.append(where.rstrip(","))
             continue
         beside = _TEACHER if verdicts[smoothed] == "reproduced" else _PLAIN_TEACHER
         told.append(f"On {where} {_SMOOTHED[verdicts[smoothed]]}, {beside[verdicts[teacher]]}.")
-    return " ".join(told)
+    return " ".join([*told, *not_yet(missing)])
