@@ -107,7 +107,7 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
 
 def _percent(share: float, _: int | None) -> str:
     # An interval may reach beyond what a share can be.
-    return f"{100 * share:.4g} %" if share <= 1 + 1e-9 else ""
+    return f"{100 * share:.6g} %" if share <= 1 + 1e-9 else ""
 
 
 def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) -> bool:
@@ -167,7 +167,7 @@ def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
 
 # The claims on each data: a first generation against the labels once more, the next ones, the last, and how it fits.
 _CLAIMS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("CIFAR-10, in a short schedule,", "S1a", ("S2", "S2a"), ()),
+    ("CIFAR-10 in a short schedule", "S1a", ("S2", "S2a"), ()),
     ("MNIST", "M1a", ("M2", "M3", "M4", "M5"), ("M6", "M6a")),
     ("the embedded digits", "E1a", ("E2", "E3", "E4", "E5"), ("E6", "E6a")),
 )
@@ -199,7 +199,7 @@ def answer(ledger: Ledger) -> str:
         if last and "not run" not in (found := [verdicts[each] for each in last]):
             words += [_LAST[found[0]], _FIT[found[1]]]
         told.append(" ".join(words))
-    missing = [where.rstrip(",") for where, first, *_ in _CLAIMS if verdicts[first] == "not run"]
+    missing = [where for where, first, *_ in _CLAIMS if verdicts[first] == "not run"]
     return "\n\n".join([*told, *not_yet(missing)])
 
 

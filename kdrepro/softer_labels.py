@@ -137,7 +137,7 @@ def relative_gains(ledger: Ledger) -> Chart:
 
 # The claims about each data: smoothing against the labels once more, and the teacher against smoothing.
 _CLAIMS = {
-    "CIFAR-10, in a short schedule,": ("N2", "N3"),
+    "CIFAR-10 in a short schedule": ("N2", "N3"),
     "MNIST": ("M10", "M10a"),
     "the embedded digits": ("E10", "E10a"),
 }
@@ -164,7 +164,7 @@ def answer(ledger: Ledger) -> str:
     told, missing = [], []
     for where, (smoothed, teacher) in _CLAIMS.items():
         if "not run" in (verdicts[smoothed], verdicts[teacher]):
-            missing.append(where.rstrip(","))
+            missing.append(where)
             continue
         beside = _TEACHER if verdicts[smoothed] == "reproduced" else _PLAIN_TEACHER
         told.append(f"On {where} {_SMOOTHED[verdicts[smoothed]]}, {beside[verdicts[teacher]]}.")

@@ -129,21 +129,25 @@ def deviations_table(key: str, ledger: Ledger) -> pd.DataFrame:
     return pd.DataFrame(records, columns=("Topic", "Paper", "Code", "We do"))
 
 
+# What the README lists in one line, without a place in its table.
+_UNJUDGED = {
+    "not run": "Not run, or not often enough yet",
+    "out of reach": "Out of reach, with the reason in the chapter",
+}
+
+
 def readme_table(ledger: Ledger) -> str:
-    """The verdicts in Markdown: a line for each claim that can be judged, then what is out of reach or to come."""
+    """The verdicts in Markdown: a line for each claim that was judged, then those that were not, and papers to come."""
     parts = []
     for found in papers():
         if found.status == "planned":
             continue
         judgements = judge_paper(found.key, ledger)
-        lines = [
-            f"**{found.cited_as}**, {found.title}",
-            "",
-            "| claim | | paper | ours (95 % interval) | verdict |",
-        ]
-        lines.append("|---|---|---|---|---|")
+        lines = [f"**{found.cited_as}**, {found.title}"]
+        if any(each.verdict not in _UNJUDGED for each in judgements):
+            lines += ["", "| claim | | paper | ours (95 % interval) | verdict |", "|---|---|---|---|---|"]
         for each in judgements:
-            if each.verdict != "out of reach":
+            if each.verdict not in _UNJUDGED:
                 cells = (
                     _label(each.claim, found.claims),
                     each.claim.statement,
@@ -152,8 +156,9 @@ def readme_table(ledger: Ledger) -> str:
                     each.verdict,
                 )
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        far = [each.claim.id for each in judgements if each.verdict == "out of reach"]
-        lines += ["", f"Out of reach, with the reason in the chapter: {', '.join(far)}."] if far else []
+        for verdict, words in _UNJUDGED.items():
+            left = [each.claim.id for each in judgements if each.verdict == verdict]
+            lines += ["", f"{words}: {', '.join(left)}."] if left else []
         parts.append("\n".join(lines))
     planned = [each.cited_as for each in papers() if each.status == "planned"]
     parts += [f"Not yet done: {', '.join(planned)}."] if planned else []

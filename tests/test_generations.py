@@ -95,7 +95,7 @@ def test_few_or_no_rows(tmp_path, kept, seeds):
     if "few_teacher" in kept:
         label = "generations, 1 seed" if seeds == 1 else "generations, 2 seeds"
         assert label in texts(chart)
-    missing = ("CIFAR-10, in a short schedule", "MNIST", "the embedded digits")
+    missing = ("CIFAR-10 in a short schedule", "MNIST", "the embedded digits")
     assert answer(ledger) == f"Not enough runs are recorded yet on {' and on '.join(missing)}."
 
 
@@ -134,7 +134,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
         assert "it has turned, as Mobahi et al. say that it must" in text
         assert "fits the training digits less" in text
     assert pictures.startswith(
-        "**On CIFAR-10, in a short schedule,** the first born-again generation makes fewer"
+        "**On CIFAR-10 in a short schedule** the first born-again generation makes fewer"
     )
     assert "Mobahi" not in pictures
 

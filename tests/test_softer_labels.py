@@ -79,7 +79,7 @@ def test_few_or_no_rows(tmp_path, kept, seeds):
     assert ("not run at\nprotocol paper" in texts(charts[0])) != compared
     assert texts(charts[1]).count("not run") == (5 if compared else 6)
     assert answer(ledger).startswith(
-        "Not enough runs are recorded yet on CIFAR-10, in a short schedule and on MNIST"
+        "Not enough runs are recorded yet on CIFAR-10 in a short schedule and on MNIST"
     )
     if compared and seeds == 1:
         assert any(each.endswith("n = 1") for each in texts(charts[1]))
@@ -135,7 +135,7 @@ def test_the_shares_of_all_data_stand_in_one_figure(ledger):
 def test_the_answer_follows_the_rows(tmp_path, levels, says):
     text = answer(write_ledger(tmp_path, born_again_rows(spread=1.5, **levels)))
     assert says in text
-    assert text.endswith("Not enough runs are recorded yet on CIFAR-10, in a short schedule and on MNIST.")
+    assert text.endswith("Not enough runs are recorded yet on CIFAR-10 in a short schedule and on MNIST.")
 
 
 def test_the_answer_rests_on_claims_that_ask_for_it():
