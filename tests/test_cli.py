@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,6 +127,52 @@ def test_check_of_networks_that_fit_ends_well(tmp_path, monkeypatch) -> None:
     nets = ["fitting_nets:small", "fitting_nets:small"]
     assert "error" not in said("check", *nets, "--image-size", "2")
     assert "No --batch given" not in said("check", *nets, "--batch", "fitting_nets:batch")
+
+
+def two_files(folder: Path, *, lines: int = 60, fewer: int = 0) -> list[str]:
+    files = folder / "a.en", folder / "a.de"
+    texts = [[f"a dog {number}" for number in range(lines)], [f"ein Hund {n}" for n in range(lines - fewer)]]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
+    return ["--source", str(files[0]), "--target", str(files[1])]
+
+
+def test_run_trains_on_two_text_files_of_ones_own(runs_folder, tmp_path) -> None:
+    words = ["run", "sequence_kd", "--protocol", "smoke", "--arms", "own_seq_kd", *two_files(tmp_path)]
+    printed = said(*words)
+    assert "2 runs to do at protocol smoke" in printed
+    assert "sequence_kd.smoke.own_seq_kd.s0: 0.0 BLEU" in printed
+    assert "0 runs to do" in said(*words)
+    (folder,) = runs_folder.glob("text-*")
+    assert len(list(folder.glob("sequence_kd/*.json"))) == 2
+    assert len(list(folder.glob("translations/*.target.txt"))) == 1
+    # Another text has a folder of its own, and is trained on.
+    assert "2 runs to do" in said("run", "sequence_kd", "--plan", *words[2:6], *two_files(tmp_path, lines=70))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sequence_kd", "--source", "{0}"], "target: got --source alone, expected --target with it"),
+        (["sequence_kd", "--target", "{0}"], "source: got --target alone, expected --source with it"),
+        (["hinton_kd", "--source", "{0}", "--target", "{1}"], "recipe: got 'hinton_kd' with --source"),
+        (
+            ["sequence_kd", "--source", "{0}", "--target", "{1}", "--record"],
+            "record: got --record or --select",
+        ),
+        (["sequence_kd", "--source", "{0}", "--target", "{1}"], "a.de: got 50 lines, expected the 60 of"),
+        (["sequence_kd", "--source", "{0}", "--target", "nothing.de"], "nothing.de"),
+    ],
+)
+def test_run_says_what_is_wrong_with_two_text_files(
+    words, says, runs_folder, tmp_path, capsys, monkeypatch
+) -> None:
+    files = two_files(tmp_path, fewer=10)[1::2]
+    mistaken(monkeypatch, "run", *(word.format(*files) for word in words))
+    out, err = capsys.readouterr()
+    assert err.startswith("kdrepro: ")
+    assert says in err
+    assert len(err.splitlines()) == 1
 
 
 def mistaken(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:

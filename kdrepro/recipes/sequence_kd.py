@@ -220,8 +220,9 @@ class _Training:
         )
 
     def result(self, history: History) -> Result:
+        pruned = "pruned" in self.settings
         found = self.test.measure(self.net, self.teacher)
-        return Result(found, self.net, history, parameters=remaining_weights(self.net))
+        return Result(found, self.net, history, parameters=remaining_weights(self.net) if pruned else None)
 
 
 def _digest(file: Path) -> str:

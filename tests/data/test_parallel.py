@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrepro.data.parallel import ParallelText, encode_pairs, read_parallel, unknown_share
+from kdrepro.data.parallel import ParallelText, encode_pairs, read_parallel, unknown_share, write_lines
 from kdrepro.data.text import Vocabulary
 
 
@@ -141,3 +141,21 @@ def test_pairs_as_numbers_and_the_share_of_unknown_words():
     assert unknown_share([one for one, _ in pairs], source) == pytest.approx(2 / 5)
     assert unknown_share([one for _, one in pairs], target) == pytest.approx(2 / 5)
     assert unknown_share(["a a"], source) == 0
+
+
+def test_lines_are_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "deep" / "text.de"
+    write_lines(file, ["ein Hund", "", "zwei\u2028Hunde"])
+    assert file.read_bytes() == "ein Hund\n\nzwei\u2028Hunde\n".encode()
+    with pytest.raises(UnicodeEncodeError):
+        write_lines(file, ["ein Hund", "\ud800"])
+    assert file.read_text(encoding="utf-8").startswith("ein Hund\n\n")
+    assert [each.name for each in file.parent.iterdir()] == ["text.de"]
+
+
+def test_pairs_for_choosing_take_the_place_of_the_test():
+    text = ParallelText(
+        "n", "d", [("a", "b")], [("c", "d"), ("e", "f")], [("g", "h")], {"more": [("i", "j")]}
+    )
+    held = text.held_out(1)
+    assert (held.train, held.valid, held.test, held.further) == ([("a", "b")], [], [("c", "d")], {})

@@ -126,6 +126,18 @@ def test_a_file_of_another_search_is_refused(teacher, sources, tmp_path, other):
         teacher_translations(teacher, sources, file=file, **SEARCH)
 
 
+def test_two_processes_do_not_write_one_file(teacher, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
+    file = tmp_path / "found.jsonl"
+
+    def other(done: int, of: int) -> None:
+        with file.open("a") as stream:
+            stream.write("[]\n")
+
+    with pytest.raises(RuntimeError, match=r"found.jsonl: another process writes the same translations"):
+        teacher_translations(teacher, sources, file=file, progress=other, **SEARCH)
+
+
 def test_progress_is_told_and_a_file_holds_one_line_for_each_piece(teacher, sources, tmp_path, monkeypatch):
     monkeypatch.setattr(sequence_kd, "_CHUNK", 12)
     told = []

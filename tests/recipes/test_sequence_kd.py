@@ -1,0 +1,274 @@
+"""The program of sequence-level distillation, whole, at its smallest."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from kdrepro import text_metrics
+from kdrepro.claims import Side, paper
+from kdrepro.data.parallel import EncodedText
+from kdrepro.decode import beam_search, greedy
+from kdrepro.ledger import Ledger, Row
+from kdrepro.methods.sequence_kd import closest_to_reference
+from kdrepro.recipes import sequence_kd
+from kdrepro.recipes.sequence_kd import RECIPE, config, own_text
+from kdrepro.runs import Runner
+
+CMU = {name.removeprefix("cmu_") for name in RECIPE.arms if name.startswith("cmu_")}
+UNTAUGHT = {"teacher", "student_alone"}
+FINE = {"teacher_inter", "inter", "word_inter", "seq_inter", "seq_word_inter"}
+PRUNED = {"pruned_50", "pruned_80", "pruned_90"}
+WORD_LEVEL = {"word_kd", "seq_word", "seq_word_inter"}
+# What a run finds out, beside its settings.
+FOUND = {"train_size", "epochs_run", "precision", "starts_from", "bleu_signature", "translations_5"}
+
+
+def runner(folder: Path, recipe=RECIPE) -> Runner:
+    return Runner(
+        recipe,
+        protocol="smoke",
+        ledger=Ledger(folder),
+        work=folder,
+        device="cpu",
+        precision="fp32",
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Every arm on spelling, with seed 0."""
+    its = runner(tmp_path_factory.mktemp("runs"))
+    its.run(its.plan([f"cmu_{name}" for name in sorted(CMU)], [0]))
+    return its
+
+
+@pytest.fixture(scope="module")
+def rows(done: Runner) -> dict[str, Row]:
+    return {row.arm.removeprefix("cmu_"): row for row in done.ledger.rows()}
+
+
+@pytest.fixture(scope="module")
+def text(done: Runner) -> EncodedText:
+    return EncodedText.of(done.data(RECIPE.arm("cmu_teacher")))
+
+
+def translations(done: Runner, width: int) -> list[list[dict[str, object]]]:
+    file = done.work / "translations" / f"sequence_kd.smoke.cmu_teacher.s0.beam{width}.jsonl"
+    _, *pieces = [json.loads(line) for line in file.read_text().splitlines()]
+    return [several for piece in pieces for several in piece]
+
+
+# The arms, and what the claims say of them.
+
+
+def test_the_arms_are_those_that_the_claims_name():
+    named: set[str] = set()
+    for claim in paper("kim2016").claims:
+        for compared in (*claim.comparisons, *([claim.direction] if claim.direction else [])):
+            sides = (side for side in (compared.lower, compared.higher) if isinstance(side, Side))
+            named |= {arm for side in sides for arm in side.arms}
+    families = {"ende", "deen"}
+    assert {name.partition("_")[0] for name in named} == families
+    assert named <= set(RECIPE.arms)
+    for family in families:
+        assert {name.removeprefix(f"{family}_") for name in RECIPE.arms if name.startswith(family)} == CMU
+
+
+def test_the_settings_that_the_deviations_show_are_there(rows):
+    shown = re.findall(r"\{(\w+)\.(\w+)\}", " ".join(each.ours for each in paper("kim2016").deviations))
+    assert len(shown) > 5
+    for arm, key in shown:
+        _, _, name = arm.partition("_")
+        assert key in rows[name].config.keys() | FOUND, (arm, key)
+
+
+def test_five_students_share_three_teachers():
+    for family in ("ende", "deen", "cmu"):
+        assert RECIPE.arm(f"{family}_teacher").seeds == 3
+        for name in CMU - UNTAUGHT - {"teacher_inter"}:
+            arm = RECIPE.arm(f"{family}_{name}")
+            assert arm.seeds == 5, name
+            assert [list(arm.needs(seed)) for seed in (0, 2, 4)] == [
+                [(f"{family}_teacher", seed)] for seed in (0, 2, 1)
+            ], name
+
+
+def test_the_nets_are_those_of_the_papers_smaller_pair():
+    for role, hidden in (("teacher", 500), ("student", 100)):
+        settings = config(f"cmu {role}", "paper")
+        assert (settings["layers"], settings["hidden"], settings["beam"]) == (2, hidden, 5)
+        net = RECIPE.build(settings)
+        assert (net.hidden, net.layers) == (hidden, 2)
+    assert config("cmu student", "paper")["fine_rate"] == 0.1
+    assert RECIPE.arm("ende_word_kd").overrides == {"soft_weight": 0.5}
+
+
+# The rows.
+
+
+def test_every_arm_leaves_a_row_with_its_metrics_and_settings(rows):
+    assert set(rows) == CMU
+    for name, row in rows.items():
+        base = "teacher" if name.startswith("teacher") else "student"
+        settings = config(f"cmu {base}", "smoke") | RECIPE.arm(f"cmu_{name}").overrides
+        assert settings.items() <= row.config.items(), name
+        assert set(row.config) - set(settings) <= FOUND | {"translations_10"}, name
+        assert ("soft_weight" in row.config) == (name in WORD_LEVEL), name
+        taught = name not in UNTAUGHT
+        assert row.teacher == ("sequence_kd.smoke.cmu_teacher.s0" if taught else None), name
+        compared = {"teacher_agreement", "speedup_over_teacher_greedy", "speedup_over_teacher_beam5"}
+        assert compared & set(row.metrics) == (compared if taught else set()), name
+        assert {
+            "phoneme_error_rate_greedy",
+            "word_accuracy_beam5",
+            "test_perplexity",
+            "mode_mass",
+            "words_per_second_beam5",
+        } <= set(row.metrics), name
+        assert (row.data["name"], row.config["train_size"]) == ("cmudict", 200), name
+
+
+def test_where_a_net_starts_and_what_it_is_trained_on(rows):
+    starts = {
+        "teacher_inter": "teacher",
+        "inter": "student_alone",
+        "word_inter": "word_kd",
+        "seq_inter": "seq_kd",
+        "seq_word_inter": "seq_word",
+    } | dict.fromkeys(PRUNED, "seq_kd")
+    for name, row in rows.items():
+        start = f"sequence_kd.smoke.cmu_{starts[name]}.s0" if name in starts else None
+        assert row.config.get("starts_from") == start, name
+        assert ("translations_5" in row.config) == (name in {"seq_kd", "seq_word"} | PRUNED), name
+        assert ("translations_10" in row.config) == (name in FINE | PRUNED), name
+    # One corpus for all that learn from one teacher.
+    for key in ("translations_5", "translations_10"):
+        assert len({row.config[key] for row in rows.values() if key in row.config}) == 1
+
+
+def test_the_corpus_is_what_the_teachers_beam_gives(done, text):
+    teacher = done.trained("cmu_teacher", 0)
+    found = beam_search(teacher, text.sources, width=5, max_length=12, device="cpu")
+    kept = translations(done, 5)
+    assert [several[0]["tokens"] for several in kept] == [several[0].tokens for several in found]
+    base = done.work / "translations" / "sequence_kd.smoke.cmu_teacher.s0.beam5.jsonl"
+    sources = base.with_suffix(".source.txt").read_text().splitlines()
+    targets = base.with_suffix(".target.txt").read_text().splitlines()
+    assert sources == [source for source, _ in text.data.train]
+    assert targets == [text.written(several[0].tokens) for several in found]
+
+
+def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypatch):
+    trained_on: list[tuple[list[list[int]], list[list[int]]]] = []
+    real = sequence_kd._Training.fit
+
+    def noted(self, pairs, *rest, **options):
+        trained_on.append(pairs)
+        return real(self, pairs, *rest, **options)
+
+    monkeypatch.setattr(sequence_kd._Training, "fit", noted)
+    again = Runner(
+        RECIPE,
+        protocol="smoke",
+        ledger=Ledger(done.work / "again"),
+        work=done.work,
+        device="cpu",
+        precision="fp32",
+        progress=False,
+    )
+    again.run([("cmu_seq_inter", 0)])
+    ((sources, targets),) = trained_on
+    several = translations(done, 10)
+    assert sources == text.sources
+    assert len(targets) == len(several) == 200
+    changed = 0
+    for chosen, beam, (_, reference) in zip(targets, several, text.data.train, strict=True):
+        place = closest_to_reference([text.written(each["tokens"]) for each in beam], reference)
+        assert chosen == beam[place]["tokens"]
+        changed += place > 0
+    assert changed > 0
+
+
+def test_the_recorded_numbers_are_those_of_the_weights(done, rows, text):
+    net = done.trained("cmu_seq_kd", 0)
+    references = [target.split() for _, target in text.data.test]
+    for way, found in (
+        ("greedy", greedy(net, text.test_sources, max_length=12, device="cpu")),
+        (
+            "beam5",
+            [each[0] for each in beam_search(net, text.test_sources, width=5, max_length=12, device="cpu")],
+        ),
+    ):
+        written = [text.target.decode(each.tokens) for each in found]
+        rate = text_metrics.phoneme_error_rate(written, references)
+        assert rows["seq_kd"].metrics[f"phoneme_error_rate_{way}"] == pytest.approx(rate)
+    mass = text_metrics.mode_mass([each.log_prob for each in found])
+    assert rows["seq_kd"].metrics["mode_mass"] == pytest.approx(mass)
+
+
+def test_pruned_weights_stay_zero_and_are_not_counted(done, rows):
+    for share in (50, 80, 90):
+        net = done.trained(f"cmu_pruned_{share}", 0)
+        zeros = sum(int((each == 0).sum()) for each in net.parameters())
+        everything = sum(each.numel() for each in net.parameters())
+        assert rows[f"pruned_{share}"].parameters == everything - zeros
+        assert zeros / everything == pytest.approx(share / 100, abs=0.08)
+    assert rows["seq_kd"].parameters == sum(
+        each.numel() for each in done.trained("cmu_seq_kd", 0).parameters()
+    )
+
+
+def test_a_search_that_was_killed_leaves_the_same_rows(done, rows, tmp_path):
+    """Half of the teacher's translations are there; the rest is found, and the student trains on the same text."""
+    for folder in ("weights", "translations"):
+        (tmp_path / folder).mkdir()
+        for file in (done.work / folder).glob("*cmu_teacher.s0*"):
+            content = file.read_bytes()
+            cut = len(content) // 2 if file.name.endswith("beam5.jsonl") else len(content)
+            (tmp_path / folder / file.name).write_bytes(content[:cut])
+    (row,) = runner(tmp_path).run([("cmu_seq_kd", 0)])
+    timed = {name for name in row.metrics if "second" in name or "speedup" in name}
+    assert timed
+    assert {name: value for name, value in row.metrics.items() if name not in timed} == {
+        name: value for name, value in rows["seq_kd"].metrics.items() if name not in timed
+    }
+    assert row.config == rows["seq_kd"].config
+    assert row.curves == rows["seq_kd"].curves
+
+
+def test_settings_are_chosen_on_the_pairs_for_choosing(tmp_path):
+    its = Runner(
+        RECIPE, protocol="smoke", ledger=Ledger(tmp_path), split="select", work=tmp_path, progress=False
+    )
+    whole, held = (
+        sequence_kd._loaded(sequence_kd.CORPORA["cmu"], "smoke"),
+        its.data(RECIPE.arm("cmu_teacher")),
+    )
+    assert held.test == whole.valid
+    assert held.train == whole.train
+    assert not set(held.test) & set(whole.test)
+
+
+# Two text files of one's own.
+
+
+def test_two_files_of_ones_own_train_every_arm(tmp_path):
+    lines = [f"a {word} dog number {number}" for number, word in enumerate(["red", "big", "old"] * 20)]
+    files = tmp_path / "a.en", tmp_path / "a.de"
+    files[0].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files[1].write_text("\n".join(f"ein Hund {line}" for line in lines) + "\n", encoding="utf-8")
+    recipe, digest = own_text(*files)
+    its = runner(tmp_path / "runs", recipe)
+    names = ["own_student_alone", "own_seq_kd", "own_seq_inter"]
+    found = {row.arm: row for row in its.run(its.plan(names))}
+    assert set(found) == {*names, "own_teacher"}
+    assert {row.data["digest"] for row in found.values()} == {digest}
+    for row in found.values():
+        assert 0 <= row.metrics["bleu_greedy"] <= 100
+        assert row.config["bleu_signature"].startswith("nrefs:1|case:mixed")
+    assert set(recipe.arms) == {f"own_{name}" for name in CMU}
