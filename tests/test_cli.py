@@ -169,7 +169,7 @@ def test_run_says_what_is_wrong_with_two_text_files(
 ) -> None:
     files = two_files(tmp_path, fewer=10)[1::2]
     mistaken(monkeypatch, "run", *(word.format(*files) for word in words))
-    out, err = capsys.readouterr()
+    _, err = capsys.readouterr()
     assert err.startswith("kdrepro: ")
     assert says in err
     assert len(err.splitlines()) == 1
