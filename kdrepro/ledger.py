@@ -36,6 +36,10 @@ class Problem(NamedTuple):
     message: str
 
 
+# Fields that a row need not have, because rows were written before there were any.
+_LATER = {"samples"}
+
+
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a finite number")
 
@@ -55,7 +59,7 @@ def _read(file: Path) -> Row:
     if "schema" in content and content["schema"] != SCHEMA:
         raise wrong("schema", content["schema"], f"{SCHEMA}, the only one that this version reads")
     known = {each.name for each in fields(Row)}
-    missing = sorted(known - content.keys())
+    missing = sorted(known - _LATER - content.keys())
     unknown = sorted(content.keys() - known)
     if missing or unknown:
         parts = [
@@ -101,7 +105,8 @@ class Ledger:
         if file.exists() and not replace:
             raise FileExistsError(f"{file}: the row of {row.run} exists; replace=True would overwrite it")
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(row), indent=1, allow_nan=False, ensure_ascii=False)
+        content = {key: value for key, value in asdict(row).items() if value or key not in _LATER}
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".row-", suffix=".tmp")
         temporary = Path(name)
         try:

@@ -76,10 +76,10 @@ def _json_value(name: str, value: object) -> Any:
 class Row:
     """What one run leaves: its numbers and everything that fixes how they came about.
 
-    `metrics` is flat and finite, `config` holds JSON values, `teacher` is the run id of the teacher (several
-    for an ensemble), `started` is ISO 8601 in UTC, `seconds` is the time of the run, `curves` has one value
-    per epoch. Rows of the split `select` come from choosing hyper-parameters on held-out training data; no
-    claim is judged by them.
+    `metrics` is flat and finite, `config` holds JSON values, `teacher` is the run id of the teacher (several for an
+    ensemble), `started` is ISO 8601 in UTC, `seconds` is the time of the run, `curves` has one value per epoch, and
+    `samples` are texts that the net wrote, by what they are. Rows of the split `select` come from choosing
+    hyper-parameters on held-out training data; no claim is judged by them.
 
     Raises ValueError that names the field when a value is of the wrong type or out of range.
     """
@@ -101,6 +101,7 @@ class Row:
     started: str
     split: str = "test"
     curves: dict[str, list[float]] = field(default_factory=dict)
+    samples: dict[str, list[str]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -131,6 +132,7 @@ class Row:
             "versions": _texts("versions", self.versions),
             "data": _texts("data", self.data),
             "curves": {k: self._curve(k, v) for k, v in _table("curves", self.curves).items()},
+            "samples": {k: self._written(k, v) for k, v in _table("samples", self.samples).items()},
         }
         for name, value in replaced.items():
             object.__setattr__(self, name, value)
@@ -155,6 +157,12 @@ class Row:
         if not isinstance(values, list | tuple):
             raise wrong(f"curves[{name!r}]", values, "a list of finite numbers")
         return [_finite(f"curves[{name!r}][{position}]", value) for position, value in enumerate(values)]
+
+    @staticmethod
+    def _written(name: str, values: object) -> list[str]:
+        if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+            raise wrong(f"samples[{name!r}]", values, "a list of texts")
+        return list(values)
 
     @property
     def run(self) -> str:

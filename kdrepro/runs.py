@@ -84,12 +84,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Result:
-    """What training an arm gives: its metrics, the net (`None` where nothing was trained) and its history."""
+    """What training an arm gives: its metrics, the net (`None` where nothing was trained) and its history.
+
+    `samples` are texts that the net wrote, by what they are.
+    """
 
     metrics: dict[str, float]
     model: nn.Module | None = None
     history: History = field(default_factory=History)
     parameters: int | None = None
+    samples: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -339,6 +343,7 @@ class Runner:
                 key: [float(f"{value:.6g}") for value in curve]
                 for key, curve in result.history.curves.items()
             },
+            samples=result.samples,
         )
         # A net trained again for its weights keeps the row that it has.
         if self.ledger.get(row.run) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +12,15 @@ from functools import partial
 import torch
 from torch import nn
 
-from kdrepro import devices, metrics, text_metrics
+from kdrepro import devices, metrics, mode_masses, text_metrics
 from kdrepro.data.parallel import EncodedText
 from kdrepro.data.text import SentenceBatches, words
 from kdrepro.decode import Hypothesis, beam_search, greedy
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.teacher import run_module
 
-# Of the test set, to measure the speed of decoding on.
-_TIMED = 200
+# Of the test set, to measure the speed of decoding on, and to show.
+_TIMED, _SHOWN = 200, 8
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,28 @@ class TranslationTest:
 
     def beam(self, net: nn.Module, sources: Sequence[Sequence[int]]) -> list[Hypothesis]:
         """Translate with the likeliest hypothesis that the beam finds."""
+        return [several[0] for several in self.beams(net, sources, n_best=1)]
+
+    def beams(
+        self, net: nn.Module, sources: Sequence[Sequence[int]], *, n_best: int | None = None
+    ) -> list[list[Hypothesis]]:
+        """Return the `n_best` likeliest hypotheses that the beam finds (default: all), the likeliest first."""
         with devices.autocast(self.precision, self.device):
-            found = beam_search(
-                net, sources, width=self.width, max_length=self.max_length, device=self.device
+            return beam_search(
+                net,
+                sources,
+                width=self.width,
+                n_best=n_best or self.width,
+                max_length=self.max_length,
+                device=self.device,
             )
-        return [several[0] for several in found]
 
     def measure(self, net: nn.Module, teacher: nn.Module | None = None) -> dict[str, float]:
         """Return the metrics of rows, by name; those that compare with the teacher only if there is one.
 
         `bleu_…`, from 0 to 100, or `phoneme_error_rate_…` and `word_accuracy_…`, `greedy` and with the beam;
-        `test_perplexity` of the references; `mode_mass`, the mean probability of what the beam finds, and its odds;
+        `test_perplexity` of the references; `mode_mass`, the mean probability of what the beam finds, its odds, and the
+        shares of the sentences where it is small or large (`mode_masses.shares`);
         `words_per_second_…`; `teacher_agreement` on the next word, and how many times as fast greedy decoding is.
         """
         found = self._likelihood(net, teacher)
@@ -61,7 +73,9 @@ class TranslationTest:
         for name, search in (("greedy", self.greedy), (beam, self.beam)):
             translations = search(net, self.text.test_sources)
             found |= {f"{metric}_{name}": value for metric, value in self._quality(translations).items()}
-        mass = found["mode_mass"] = text_metrics.mode_mass([each.log_prob for each in translations])
+        log_probs = [each.log_prob for each in translations]
+        mass = found["mode_mass"] = text_metrics.mode_mass(log_probs)
+        found |= mode_masses.shares(log_probs)
         # What claims compare: odds, since a share near 1 cannot rise tenfold, and what greedy search leaves out.
         odds = mass / max(1e-6, 1 - mass)
         found |= {"mode_odds": odds, "mode_odds_tenth": odds / 10}
@@ -69,6 +83,22 @@ class TranslationTest:
             found["beam_gain"] = found[f"bleu_{beam}"] - found["bleu_greedy"]
             found["bleu_greedy_missing"] = 100 - found["bleu_greedy"]
         return found | self._speed(net, teacher)
+
+    def samples(self, net: nn.Module) -> dict[str, list[str]]:
+        """Return the first test pairs and how the net translates them, and for the first the whole beam.
+
+        `source`, `reference`, `greedy` and `beam…` hold a text for each of these pairs; `n_best` what the beam finds
+        for the first, the likeliest first, and `n_best_probability` the probability of each.
+        """
+        shown, beam = self.text.test_sources[:_SHOWN], f"beam{self.width}"
+        pairs = self.text.data.test[:_SHOWN]
+        found = {"source": [source for source, _ in pairs], "reference": [target for _, target in pairs]}
+        for name, search in (("greedy", self.greedy), (beam, self.beam)):
+            found[name] = [self.text.written(each.tokens) for each in search(net, shown)]
+        (several,) = self.beams(net, shown[:1])
+        found["n_best"] = [self.text.written(each.tokens) for each in several]
+        found["n_best_probability"] = [f"{math.exp(each.log_prob):.3g}" for each in several]
+        return found
 
     def signature(self) -> str:
         """Return how sacrebleu counts."""

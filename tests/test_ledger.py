@@ -27,12 +27,19 @@ def test_a_row_comes_back_as_it_was_written(tmp_path):
         teacher="hinton_kd.paper.teacher.s1",
         config={"hidden": (800, 800), "note": "ä", "schedule": None, "nested": {"on": True}},
         curves={"loss": [2.3, 1e-17, 0.1 + 0.2]},
+        samples={"greedy": ("ein Hund", "zwei\u2028Männer")},
     )
     file = Ledger(tmp_path).write(row)
     assert file == tmp_path / "hinton_kd" / "paper.soft_targets_T20.s3.json"
     assert Ledger(tmp_path).get("hinton_kd.paper.soft_targets_T20.s3") == row
     assert row.config["hidden"] == [800, 800]
     assert Ledger(tmp_path).problems() == []
+
+
+def test_a_row_without_samples_is_written_as_before_and_read(tmp_path):
+    file = Ledger(tmp_path).write(make_row("teacher", 0))
+    assert "samples" not in json.loads(file.read_text(encoding="utf-8"))
+    assert Ledger(tmp_path).rows()[0].samples == {}
 
 
 def test_run_ids_name_the_select_split():
@@ -95,6 +102,8 @@ def test_teachers_are_none_one_or_several():
         ("started", None),
         ("curves", {"loss": 1.0}),
         ("curves", {"loss": [1.0, float("nan")]}),
+        ("samples", {"greedy": "ein Hund"}),
+        ("samples", {"greedy": ["ein Hund", 2]}),
         ("schema", 2),
         ("schema", "1"),
         ("schema", True),

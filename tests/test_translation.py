@@ -64,6 +64,27 @@ def test_bleu_perplexity_and_mode_mass_are_those_of_the_net():
     assert found["test_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
 
 
+def test_samples_are_what_the_net_writes():
+    model = net(0)
+    said = case().samples(model)
+    assert said["source"] == [source for source, _ in PAIRS[:4]]
+    assert said["reference"] == [target for _, target in PAIRS[:4]]
+    written = greedy(model, TEXT.test_sources, max_length=6)
+    assert said["greedy"] == [TEXT.written(each.tokens) for each in written]
+    (beam,) = beam_search(model, TEXT.test_sources[:1], width=3, n_best=3, max_length=6)
+    assert said["n_best"] == [TEXT.written(each.tokens) for each in beam]
+    assert said["n_best"][0] == said["beam3"][0]
+    for text, each in zip(said["n_best_probability"], beam, strict=True):
+        assert float(text) == pytest.approx(math.exp(each.log_prob), rel=0.01)
+
+
+def test_the_shares_by_mode_mass_are_those_of_the_beam():
+    found = case().measure(net(0))
+    shares = [value for name, value in found.items() if name.startswith("mode_mass_share_")]
+    assert len(shares) == 8
+    assert sum(shares) == pytest.approx(1)
+
+
 def test_what_compares_with_the_teacher_needs_one():
     alone, taught, itself = (case().measure(net(0), teacher) for teacher in (None, net(1), net(0)))
     compared = {"teacher_agreement", "speedup_over_teacher_greedy", "speedup_over_teacher_beam3"}

@@ -1,0 +1,173 @@
+"""How good and how fast a translator is, greedily and with the beam; and how good when most of its weights are pruned.
+
+Made from rows of the recipe `sequence_kd`. Its arms come in families, by the beginning of their names. White cards and
+colours as in `kdrepro.plots`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from kdrepro.charts import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, Chart, new_chart, say
+from kdrepro.claims import Side
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import readings, rows_shown, summary
+
+RECIPE = "sequence_kd"
+
+
+class Family(NamedTuple):
+    """Arms that translate the same text: what they are called, and the metric that says how good they are."""
+
+    name: str
+    metric: str
+    words: str
+
+
+FAMILIES = {
+    "ende": Family("English to German", "bleu", "BLEU"),
+    "deen": Family("German to English", "bleu", "BLEU"),
+    "cmu": Family("spelling to phonemes", "word_accuracy", "words right"),
+}
+# The end of an arm's name: what it is called in a figure, and its colour everywhere.
+ARMS = {
+    "teacher": ("teacher", GREY),
+    "teacher_inter": ("teacher, Seq-Inter", "black"),
+    "student_alone": ("student alone", RED),
+    "word_kd": ("word level", ORANGE),
+    "seq_kd": ("Seq-KD", BLUE),
+    "seq_inter": ("Seq-KD + Seq-Inter", GREEN),
+    "seq_word_inter": ("all three", PINK),
+}
+# Where a pruned student is compared with others, and the shares of its weights that are gone.
+PRUNED, UNPRUNED = (50, 80, 90), "seq_inter"
+
+
+def family(name: str) -> Family:
+    """Return a family by name; a wrong one raises `ValueError` with the right ones."""
+    if name not in FAMILIES:
+        raise ValueError(f"family: got {name!r}, expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "paper", beam: int = 5) -> Chart:
+    """How good a net is against how many words a second it writes: a line from greedy decoding (a dot) to the beam.
+
+    Means of the seeds; the bars are the 95 % intervals of the quality, and every run is a pale dot. To the right and
+    up is better. Speeds are words a second on the machine of the rows, and compare within it only.
+    """
+    shown = family(name)
+    rows = rows_shown(ledger, RECIPE, protocol)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(9.0, 5.4)
+        axes = chart.subplots()
+        drawn = [
+            _line(axes, rows, f"{name}_{arm}", shown.metric, f"beam{beam}", label=words, colour=colour)
+            for arm, (words, colour) in ARMS.items()
+        ]
+        if not any(drawn):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            say(axes, f"not run at protocol {protocol}")
+            return chart
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("words a second (logarithmic): greedy ●, beam ■")
+        axes.set_ylabel(shown.words)
+        if shown.metric != "bleu":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_title(f"{shown.name}, protocol {protocol}", loc="left", fontsize=12)
+        chart.legend(loc="outside right center")
+    return chart
+
+
+def _line(
+    axes: Axes, rows: Sequence[Row], arm: str, metric: str, beam: str, *, label: str, colour: str
+) -> bool:
+    """Draw one arm; whether it was run."""
+    points = []
+    for search, marker in (("greedy", "o"), (beam, "s")):
+        speed, quality = (Side.of(arm, f"{each}_{search}") for each in ("words_per_second", metric))
+        middle, height = summary(rows, speed), summary(rows, quality)
+        if middle is None or height is None:
+            return False
+        runs = zip(readings(rows, speed), readings(rows, quality), strict=True)
+        axes.plot(
+            *zip(*((one.value, other.value) for one, other in runs), strict=True),
+            marker,
+            color=colour,
+            alpha=0.25,
+            markersize=4,
+        )
+        interval = height[0]
+        half = interval.half if math.isfinite(interval.half) else None
+        axes.errorbar(
+            middle[0].mean, interval.mean, yerr=half, fmt=marker, color=colour, markersize=9, capsize=4
+        )
+        points.append((middle[0].mean, interval.mean))
+    axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, label=label)
+    return True
+
+
+def pruning_curve(ledger: Ledger, *, protocol: str = "paper", beam: int = 5) -> Chart:
+    """How good the distilled student is with more and more of its weights pruned, greedily and with the beam.
+
+    Means of the seeds with their 95 % intervals, for both directions of the captions; the dashed line is the teacher
+    with the beam.
+    """
+    rows = rows_shown(ledger, RECIPE, protocol)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(10.0, 4.2)
+        for axes, name in zip(chart.subplots(1, 2), ("ende", "deen"), strict=True):
+            axes.set_title(FAMILIES[name].name, loc="left", fontsize=12)
+            steps = {0: f"{name}_{UNPRUNED}"} | {share: f"{name}_pruned_{share}" for share in PRUNED}
+            drawn = [
+                _decline(axes, rows, steps, f"bleu_{search}", label=label, colour=colour)
+                for search, label, colour in (("greedy", "greedy", SKY), (f"beam{beam}", "beam", BLUE))
+            ]
+            if not any(drawn):
+                axes.set_xticks([])
+                axes.set_yticks([])
+                say(axes, f"not run at\nprotocol {protocol}")
+                continue
+            teacher = summary(rows, Side.of(f"{name}_teacher", f"bleu_beam{beam}"))
+            if teacher is not None:
+                axes.axhline(teacher[0].mean, color=GREY, linestyle="--", linewidth=2, label="teacher, beam")
+            axes.set_xticks([0, *PRUNED], [f"{share} %" for share in (0, *PRUNED)])
+            axes.set_xlabel("weights pruned")
+            axes.set_ylabel("BLEU")
+            axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+            axes.legend(loc="best")
+    return chart
+
+
+def _decline(
+    axes: Axes, rows: Sequence[Row], steps: dict[int, str], metric: str, *, label: str, colour: str
+) -> bool:
+    """Draw a metric against the share of the weights that is gone; whether anything was run."""
+    found = {share: summary(rows, Side.of(arm, metric)) for share, arm in steps.items()}
+    means = {share: each[0] for share, each in found.items() if each is not None}
+    if not means:
+        return False
+    halves = [each.half if math.isfinite(each.half) else 0.0 for each in means.values()]
+    axes.errorbar(
+        list(means),
+        [each.mean for each in means.values()],
+        yerr=halves,
+        fmt="-o",
+        color=colour,
+        linewidth=2,
+        capsize=4,
+        label=label,
+    )
+    return True

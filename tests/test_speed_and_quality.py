@@ -1,0 +1,71 @@
+"""The picture of quality against speed and the one of pruning: every point is a mean of rows."""
+
+from __future__ import annotations
+
+import pytest
+from chart_texts import assert_readable, texts
+from recorded_rows import write_ledger
+from translation_rows import LEVELS, translation_row, translation_rows
+
+from kdrepro import speed_and_quality as drawn
+
+
+def lines(axes) -> dict[str, list[tuple[float, float]]]:
+    return {
+        line.get_label(): list(zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True))
+        for line in axes.lines
+        if not str(line.get_label()).startswith("_")
+    }
+
+
+def test_each_arm_goes_from_greedy_decoding_to_the_beam(tmp_path):
+    chart = drawn.speed_and_quality(write_ledger(tmp_path, translation_rows()))
+    (axes,) = chart.axes
+    found = lines(axes)
+    assert set(found) == {words for words, _ in drawn.ARMS.values()}
+    for arm, (words, _) in drawn.ARMS.items():
+        bleu, gain, rate, _mass = LEVELS[arm]
+        # Three seeds: 0, 0.2 and 0.4 more BLEU, 0, 10 and 20 more words a second.
+        greedy, beam = found[words]
+        assert greedy == pytest.approx((rate + 10, bleu + 0.2))
+        assert beam == pytest.approx(((rate + 10) / 4, bleu + 0.2 + gain))
+    assert axes.get_xscale() == "log"
+    assert "English to German, protocol paper" in texts(chart)
+    assert_readable(chart)
+
+
+def test_phonemes_are_judged_by_words_that_are_right(tmp_path):
+    measured = {"word_accuracy_greedy": 0.4, "word_accuracy_beam5": 0.5}
+    changes = {"words_per_second_greedy": 900.0, "words_per_second_beam5": 300.0}
+    row = translation_row("cmu_teacher", 0, 0.0, metrics=measured | changes, protocol="quick")
+    chart = drawn.speed_and_quality(write_ledger(tmp_path, [row]), "cmu", protocol="quick")
+    assert lines(chart.axes[0]) == {"teacher": [(900.0, 0.4), (300.0, 0.5)]}
+    assert "words right" in texts(chart)
+
+
+def test_without_rows_the_pictures_say_so(tmp_path):
+    ledger = write_ledger(tmp_path, [])
+    assert "not run at protocol paper" in texts(drawn.speed_and_quality(ledger))
+    assert texts(drawn.pruning_curve(ledger)).count("not run at\nprotocol paper") == 2
+
+
+def test_a_wrong_family_is_named():
+    with pytest.raises(ValueError, match="family: got 'enfr', expected one of ende, deen, cmu"):
+        drawn.family("enfr")
+
+
+def test_pruned_students_start_from_the_one_that_is_whole(tmp_path):
+    chart = drawn.pruning_curve(write_ledger(tmp_path, translation_rows("deen")))
+    left, right = chart.axes
+    assert not lines(left)
+    found = lines(right)
+    shares = [share for share, _ in right.containers[0].lines[0].get_xydata()]
+    assert shares == [0, 50, 80, 90]
+    beam = right.containers[1].lines[0].get_xydata()[:, 1]
+    wanted = [
+        LEVELS[arm][0] + LEVELS[arm][1] + 0.2 for arm in ("seq_inter", "pruned_50", "pruned_80", "pruned_90")
+    ]
+    assert list(beam) == pytest.approx(wanted)
+    assert found["teacher, beam"][0][1] == pytest.approx(37.7)
+    assert {"greedy", "beam", "teacher, beam"} <= set(texts(chart))
+    assert_readable(chart)
