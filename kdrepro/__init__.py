@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kdrepro.methods.fitnets import JointFitNet as JointFitNet
     from kdrepro.methods.fitnets import regressor as regressor
     from kdrepro.methods.hinton_kd import HintonKD as HintonKD
+    from kdrepro.methods.sequence_kd import WordLevelKD as WordLevelKD
     from kdrepro.methods.supervised import Supervised as Supervised
     from kdrepro.taps import Taps as Taps
     from kdrepro.types import Batch as Batch
@@ -51,6 +52,7 @@ _HOME = {
     "Outputs": "types",
     "Supervised": "methods.supervised",
     "Taps": "taps",
+    "WordLevelKD": "methods.sequence_kd",
     "attention_map": "losses.attention",
     "attention_transfer_loss": "losses.attention",
     "cache_teacher": "caching",

@@ -57,7 +57,6 @@ def histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: str = "paper
             mean = summary(rows, Side.of(arm, "mode_mass"))
             axes.set_title(name, loc="left", fontsize=12)
             axes.set_xlim(0, len(places))
-            axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
             if mean is None or any(each is None for each in found):
                 say(axes, f"not run at protocol {protocol}")
@@ -76,7 +75,7 @@ def histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: str = "paper
             axes.axvline(max(0.0, where), color="black", linestyle="--", linewidth=1.5)
             words = f"mean {100 * middle:.3g} %, {count} run{'s' if count > 1 else ''}"
             axes.text(0.015, 0.82, words, transform=axes.transAxes, fontsize=11)
-        labels = ["less", *(f"{100 * 10**edge:.2g} %" for edge in EDGES[1:])]
+        labels = ["less", *(f"{100 * 10**edge:.2g} %" for edge in EDGES[1:-1]), "100 %"]
         panels[-1].set_xticks([0, *places + 1], labels)
         panels[-1].set_xlabel("probability of the best translation")
         chart.supylabel("share of the sentences", fontsize=12)

@@ -5,11 +5,13 @@ The claims on these data ask the same; each column of verdicts is one of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
+from kdrepro.judgement import VERDICTS
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
 
@@ -104,3 +106,19 @@ def question_table(asked: Questions, ledger: Ledger) -> pd.DataFrame:
         for question, names in asked.claims.items()
     ]
     return pd.DataFrame(records)
+
+
+def tally(asked: Questions, ledger: Ledger) -> str:
+    """How the verdicts on each data count up, a sentence each, as Markdown; data without enough runs last."""
+    verdicts = {each.claim.id: each.verdict for each in judge_paper(asked.paper, ledger)}
+    told, missing = [], []
+    for place, data in enumerate(asked.data):
+        found = Counter(verdicts[name] for names in asked.claims.values() if (name := names[place]))
+        if found.keys() == {"not run"}:
+            missing.append(data)
+            continue
+        counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+        told.append(f"**{data}**, of {found.total()} questions: {counts}.")
+    if missing:
+        told.append(f"Not enough runs are recorded yet: {', '.join(missing)}.")
+    return " ".join(told)

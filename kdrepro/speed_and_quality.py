@@ -7,6 +7,7 @@ colours as in `kdrepro.plots`.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -59,17 +60,20 @@ def family(name: str) -> Family:
 def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "paper", beam: int = 5) -> Chart:
     """How good a net is against how many words a second it writes: a line from greedy decoding (a dot) to the beam.
 
-    Means of the seeds; the bars are the 95 % intervals of the quality, and every run is a pale dot. To the right and
-    up is better. Speeds are words a second on the machine of the rows, and compare within it only.
+    Means of the seeds, with the 95 % intervals of the quality; every run is a pale dot. To the right and up is better.
+    Speeds are words a second on the machine of the rows. That of a student is what was timed in turn with its teacher
+    within one run, as a ratio, times the teacher's; the student alone, which has no teacher to be timed with, has the
+    speed of the others, whose net is the same.
     """
     shown = family(name)
     rows = rows_shown(ledger, RECIPE, protocol)
+    speeds = _speeds(rows, name, f"beam{beam}")
     with matplotlib.rc_context(STYLE):
         chart = new_chart(9.0, 5.4)
         axes = chart.subplots()
         drawn = [
-            _line(axes, rows, f"{name}_{arm}", shown.metric, f"beam{beam}", label=words, colour=colour)
-            for arm, (words, colour) in ARMS.items()
+            _line(axes, rows, f"{name}_{arm}", shown.metric, speeds.get(arm), f"beam{beam}", label, colour)
+            for arm, (label, colour) in ARMS.items()
         ]
         if not any(drawn):
             axes.set_xticks([])
@@ -91,31 +95,49 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
     return chart
 
 
+def _speeds(rows: Sequence[Row], name: str, beam: str) -> dict[str, tuple[float, float]]:
+    """Words a second of each arm, by the end of its name: in greedy decoding, and with the beam."""
+    found: dict[str, tuple[float, float]] = {}
+    teacher = summary(rows, Side.of(f"{name}_teacher", f"words_per_second_{beam}"))
+    for arm in ARMS:
+        ratio = summary(rows, Side.of(f"{name}_{arm}", f"speedup_over_teacher_{beam}"))
+        own = summary(rows, Side.of(f"{name}_{arm}", "greedy_speedup"))
+        if arm == "teacher" and teacher and own:
+            found[arm] = (teacher[0].mean * own[0].mean, teacher[0].mean)
+        elif teacher and ratio and own:
+            greedy = teacher[0].mean * ratio[0].mean
+            found[arm] = (greedy, greedy / own[0].mean)
+    students = [speed for arm, speed in found.items() if not arm.startswith("teacher")]
+    if students:
+        found["student_alone"] = (
+            statistics.fmean(greedy for greedy, _ in students),
+            statistics.fmean(beam for _, beam in students),
+        )
+    return found
+
+
 def _line(
-    axes: Axes, rows: Sequence[Row], arm: str, metric: str, beam: str, *, label: str, colour: str
+    axes: Axes,
+    rows: Sequence[Row],
+    arm: str,
+    metric: str,
+    speed: tuple[float, float] | None,
+    beam: str,
+    label: str,
+    colour: str,
 ) -> bool:
     """Draw one arm; whether it was run."""
-    points = []
-    for search, marker in (("greedy", "o"), (beam, "s")):
-        speed, quality = (Side.of(arm, f"{each}_{search}") for each in ("words_per_second", metric))
-        middle, height = summary(rows, speed), summary(rows, quality)
-        if middle is None or height is None:
-            return False
-        runs = zip(readings(rows, speed), readings(rows, quality), strict=True)
-        axes.plot(
-            *zip(*((one.value, other.value) for one, other in runs), strict=True),
-            marker,
-            color=colour,
-            alpha=0.25,
-            markersize=4,
-        )
-        interval = height[0]
-        half = interval.half if math.isfinite(interval.half) else None
-        axes.errorbar(
-            middle[0].mean, interval.mean, yerr=half, fmt=marker, color=colour, markersize=9, capsize=4
-        )
-        points.append((middle[0].mean, interval.mean))
-    axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, label=label)
+    sides = [Side.of(arm, f"{metric}_{search}") for search in ("greedy", beam)]
+    found = [summary(rows, side) for side in sides]
+    if speed is None or any(each is None for each in found):
+        return False
+    heights = [interval for interval, _ in filter(None, found)]
+    for where, side, height, marker in zip(speed, sides, heights, "os", strict=True):
+        values = [each.value for each in readings(rows, side)]
+        axes.plot([where] * len(values), values, marker, color=colour, alpha=0.25, markersize=4)
+        half = height.half if math.isfinite(height.half) else None
+        axes.errorbar(where, height.mean, yerr=half, fmt=marker, color=colour, markersize=9, capsize=4)
+    axes.plot(speed, [each.mean for each in heights], color=colour, linewidth=2, label=label)
     return True
 
 

@@ -10,7 +10,7 @@ from recorded_rows import write_ledger
 
 from kdrepro import tables
 from kdrepro.claims import Side, paper
-from kdrepro.questions import BORN_AGAIN, SEQUENCE_KD, question_table
+from kdrepro.questions import BORN_AGAIN, SEQUENCE_KD, question_table, tally
 
 CLAIMS = paper("furlanello2018")
 
@@ -81,3 +81,14 @@ def test_verdicts_of_several_columns_are_coloured(tmp_path, verdict):
     ledger = write_ledger(tmp_path, born_again_rows("few_"))
     html = tables.show(question_table(BORN_AGAIN, ledger), "questions")
     assert f'class="verdict verdict-{verdict.replace(" ", "-")}"' in html
+
+
+def test_the_tally_counts_the_verdicts_of_the_table(tmp_path):
+    ledger = write_ledger(tmp_path, born_again_rows("few_"))
+    told = tally(BORN_AGAIN, ledger)
+    few = question_table(BORN_AGAIN, ledger)["Verdict, embedded digits"]
+    counts = few[few != "–"].value_counts()
+    assert f"**embedded digits**, of {counts.sum()} questions: " in told
+    for verdict, count in counts.items():
+        assert f"{count} {verdict}" in told
+    assert told.endswith("Not enough runs are recorded yet: CIFAR-10, short, MNIST.")

@@ -43,9 +43,12 @@ def translation_row(
         "beam_gain": gain,
         "words_per_second_greedy": rate,
         "words_per_second_beam5": rate / 4,
+        "greedy_speedup": 4.0,
         "mode_mass": mass,
         **shares([math.log(mass)] * 3 + [math.log(mass) - 5.0]),
     }
+    if not arm.endswith(("teacher", "student_alone")):
+        metrics["speedup_over_teacher_beam5"] = rate / 200
     settings = {"recipe": "sequence_kd", "metrics": metrics, "samples": SAID}
     return make_row(arm, seed, 0.0, **(settings | changes))
 
