@@ -131,8 +131,8 @@ def run(
         for name, seed in plan:
             typer.echo(f"  {runner.run_id(name, seed)}")
         return
-    for number, key in enumerate(plan, start=1):
-        row = runner.run([key])[0]
+    # As a whole, so that arms of one cohort train together.
+    for number, row in enumerate(runner.each(plan), start=1):
         typer.echo(f"[{number}/{len(plan)}] {row.run}: {_measured(row)}, {row.seconds:.0f} s")
 
 

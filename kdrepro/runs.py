@@ -11,7 +11,7 @@ import importlib.metadata
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
@@ -263,8 +263,12 @@ class Runner:
         return order
 
     def run(self, plan: Iterable[Key]) -> list[Row]:
-        """Do the runs of a plan in order and return their rows; those of a cohort are done with its first."""
-        left, rows = list(plan), []
+        """Do the runs of a plan and return their rows, in the order in which they were done (see `each`)."""
+        return list(self.each(plan))
+
+    def each(self, plan: Iterable[Key]) -> Iterator[Row]:
+        """Do the runs of a plan in order, those of a cohort with its first, and give each row once it is written."""
+        left = list(plan)
         while left:
             together = self._together(left)
             # A cohort may learn from a net that the plan has after its first member.
@@ -277,8 +281,7 @@ class Runner:
             if missing:
                 together = missing[:1]
             left = [key for key in left if key not in together]
-            rows += self._train(together)
-        return rows
+            yield from self._train(together)
 
     def _together(self, left: Sequence[Key]) -> list[Key]:
         """Return the first run of `left` and those that train in a cohort with it."""
