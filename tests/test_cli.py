@@ -60,7 +60,9 @@ def test_run_trains_the_arms_of_a_cohort_together(runs_folder) -> None:
     arms = "few_teacher,few_ban1,few_again"
     said("run", "born_again", "--protocol", "smoke", "--arms", arms, "--seeds", "0")
     rows = {row.arm: row for row in Ledger(runs_folder).rows(recipe="born_again")}
-    assert rows["few_ban1"].config["cohort"] == rows["few_again"].config["cohort"] == ["few_ban1", "few_again"]
+    assert (
+        rows["few_ban1"].config["cohort"] == rows["few_again"].config["cohort"] == ["few_ban1", "few_again"]
+    )
     assert "cohort" not in rows["few_teacher"].config
 
 
