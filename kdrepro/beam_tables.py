@@ -47,16 +47,18 @@ def recorded_beam(
 ) -> pd.DataFrame:
     """The beam of a recorded net for the first test sentence, laid out as by `beam_table`; empty where none was run.
 
-    The first line is the sentence itself.
+    The first line is the sentence itself, the last one its reference. Who is trained on what is left out: it is a test
+    sentence.
     """
     for row in rows_shown(ledger, RECIPE, protocol):
         if row.arm == arm and row.samples.get("n_best"):
             said = row.samples
             odds = [float(each) for each in said["n_best_probability"]]
             frame = beam_table(said["n_best"], odds, said["reference"][0], score=score)
-            first = pd.DataFrame([(said["source"][0], "–", "–", "the source")], columns=_BEAM_COLUMNS)
-            return pd.concat([first, frame], ignore_index=True)
-    return pd.DataFrame(columns=_BEAM_COLUMNS)
+            first = pd.DataFrame([(said["source"][0], "–", "–", "")], columns=_BEAM_COLUMNS)
+            # Nobody is trained on a test sentence.
+            return pd.concat([first, frame], ignore_index=True)[list(_BEAM_COLUMNS[:3])]
+    return pd.DataFrame(columns=_BEAM_COLUMNS[:3])
 
 
 def side_by_side(

@@ -71,11 +71,23 @@ def seeds_from(text: str) -> list[int]:
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="The program of one paper, such as hinton_kd.")],
-    protocol: Protocol = "quick",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="smoke (seconds), quick (embedded data), reduced or paper (the paper's data). "
+            "Default: quick, or paper for a text of one's own."
+        ),
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Such as 0-4,7. Default: as many as each arm is recorded with.")
     ] = None,
-    arms: Annotated[str | None, typer.Option(help="Such as teacher,student_alone. Default: all.")] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as teacher,student_alone. Default: all; of a text of one's own the main ones, "
+            "which --plan lists."
+        ),
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write into the recorded rows of this checkout.")
     ] = False,
@@ -98,8 +110,11 @@ def run(
     from kdrepro import recipes, runs
 
     found, folder = recipes.load(recipe), RESULTS if record else user_folder()
-    if source is not None or target is not None:
+    own = source is not None or target is not None
+    if own:
         found, folder = _own_text(recipe, source, target, record=record or select)
+        arms = arms or ",".join(f"own_{name}" for name in _OWN_ARMS)
+    protocol = protocol or ("paper" if own else "quick")
     if select:
         found = runs.candidates(found)
     wanted = [name.strip() for name in arms.split(",")] if arms else None
@@ -145,6 +160,10 @@ def _measured(row: Row) -> str:
     }
     found = [text.format(row.metrics[name]) for name, text in shown.items() if name in row.metrics]
     return found[0] if found else "done"
+
+
+# Of a text of one's own: a student of each way to teach. The combinations and pruning are asked for by name.
+_OWN_ARMS = ("teacher", "student_alone", "word_kd", "seq_kd", "seq_inter")
 
 
 def _own_text(recipe: str, source: Path | None, target: Path | None, *, record: bool) -> tuple[Recipe, Path]:

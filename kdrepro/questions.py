@@ -76,7 +76,7 @@ _CAPTIONS = {
     "Is the teacher surer of its best translation than the undistilled student?": "5",
     "Does the teacher's best translation hold less than a tenth of its probability?": "5a",
     "Is the student, greedily, ten times as fast as its teacher with the beam?": "3",
-    "Does it close at least half of the gap to the teacher?": "3a",
+    "Does it close at least half of the gap to the teacher with the beam?": "3a",
     "Is it twice as fast as with its own beam?": "3b",
     "Is it twice as fast as the teacher, both greedily?": "3c",
     "Does pruning half of its weights leave BLEU within 3 %?": "4",

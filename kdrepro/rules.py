@@ -169,7 +169,7 @@ def judge_value(claim: Claim, rows: Sequence[Row]) -> Judgement:
 def _triples(claim: Claim, rows: Sequence[Row]) -> list[tuple[Reading, Reading, Reading]]:
     """Student, start and end of the gap, joined run by run."""
     students, starts, ends = (
-        readings(rows, Side((arm,), claim.metric)) for arm in (claim.arm, claim.start, claim.end)
+        readings(rows, Side.of(arm, claim.metric)) for arm in (claim.arm, claim.start, claim.end)
     )
     of_start, of_end = (
         {student.seed: other for student, other in partners(students, others, one_run=arm in claim.one_run)}

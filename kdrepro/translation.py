@@ -76,12 +76,13 @@ class TranslationTest:
         log_probs = [each.log_prob for each in translations]
         mass = found["mode_mass"] = text_metrics.mode_mass(log_probs)
         found |= mode_masses.shares(log_probs)
-        # What claims compare: odds, since a share near 1 cannot rise tenfold, and what greedy search leaves out.
+        # What claims compare: odds, since a share near 1 cannot rise tenfold, and what a search leaves out.
         odds = mass / max(1e-6, 1 - mass)
         found |= {"mode_odds": odds, "mode_odds_tenth": odds / 10}
         if not self.phonemes:
             found["beam_gain"] = found[f"bleu_{beam}"] - found["bleu_greedy"]
-            found["bleu_greedy_missing"] = 100 - found["bleu_greedy"]
+            for name in ("greedy", beam):
+                found[f"bleu_{name}_missing"] = 100 - found[f"bleu_{name}"]
         return found | self._speed(net, teacher)
 
     def samples(self, net: nn.Module) -> dict[str, list[str]]:

@@ -160,6 +160,13 @@ def test_run_trains_on_two_text_files_of_ones_own(runs_folder, tmp_path) -> None
     assert "2 runs to do" in said("run", "sequence_kd", "--plan", *words[2:6], *two_files(tmp_path, lines=70))
 
 
+def test_a_text_of_ones_own_is_trained_on_whole_unless_told_otherwise(runs_folder, tmp_path) -> None:
+    printed = said("run", "sequence_kd", "--plan", *two_files(tmp_path))
+    assert "5 runs to do at protocol paper" in printed
+    assert "own_seq_inter" in printed
+    assert "pruned" not in printed
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

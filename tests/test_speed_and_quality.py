@@ -65,7 +65,7 @@ def test_pruned_students_start_from_the_one_that_is_whole(tmp_path):
     assert shares == [0, 50, 80, 90]
     beam = right.containers[1].lines[0].get_xydata()[:, 1]
     wanted = [
-        LEVELS[arm][0] + LEVELS[arm][1] + 0.2 for arm in ("seq_inter", "pruned_50", "pruned_80", "pruned_90")
+        LEVELS[arm][0] + LEVELS[arm][1] + 0.2 for arm in ("pruned_0", "pruned_50", "pruned_80", "pruned_90")
     ]
     assert list(beam) == pytest.approx(wanted)
     assert found["teacher, beam"][0][1] == pytest.approx(37.7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -334,6 +335,18 @@ def test_a_share_of_the_gap_by_hand():
     assert judgement.interval == pytest.approx(expected[1:])
     assert judgement.interval[0] > 0.5
     assert "s closes 0.9 of the gap of 80.7" in judgement.detail
+
+
+def test_each_side_of_a_share_may_have_a_metric_of_its_own():
+    rows = share_rows([70.0, 74.0, 75.0])
+    other = claim("recovery", seeds=3, arm="s", start="alone", end="t:elsewhere", at_least=0.5)
+    assert judge(other, rows).verdict == "not run"
+    assert other.needs == RECOVERY.needs
+    moved = [
+        dataclasses.replace(row, metrics={"elsewhere": row.metrics["test_errors"]}) if row.arm == "t" else row
+        for row in rows
+    ]
+    assert judge(other, moved).interval == judge(RECOVERY, rows).interval
 
 
 def test_a_share_below_what_is_claimed_is_contradicted_and_around_it_inconclusive():

@@ -85,7 +85,8 @@ class Claim:
     @property
     def needs(self) -> tuple[str, ...]:
         """The arms whose rows the claim is judged by, sorted."""
-        found = {self.arm, self.start, self.end, *self.arms, *(each.arm for each in self.also)}
+        ends = (each.partition(":")[0] for each in (self.arm, self.start, self.end))
+        found = {*ends, *self.arms, *(each.arm for each in self.also)}
         for comparison in (*self.comparisons, *([self.direction] if self.direction else [])):
             found |= comparison.arms
         return tuple(sorted(found - {""}))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
@@ -85,9 +86,9 @@ def teacher_translations(
     `sources` are the numbers of the words of each sentence. With `file`, what is done is written there piece by piece,
     and a search that was killed goes on behind the last piece and ends with the same file, byte for byte; a finished
     file is read. `teacher_id` names the teacher, such as the digest of its weights: a file of another teacher, other
-    sources or another search is refused. `progress` is called with how many sentences are done, and of how many.
-    Raises `ValueError` naming the file when it belongs to another search, or an argument that is out of range, and
-    `RuntimeError` when another process writes the same file.
+    sources, another search or another precision is refused. `progress` is called with how many sentences are done, and
+    of how many. Raises `ValueError` naming the file when it belongs to another search, or an argument that is out of
+    range, and `RuntimeError` when another process writes the same file.
     """
     checks.whole("n_best", n_best, least=1)
     checks.whole("width", width, least=n_best)
@@ -99,6 +100,8 @@ def teacher_translations(
         "n_best": n_best,
         "max_length": max_length,
         "batch_size": batch_size,
+        # A search that goes on in another precision would end with a text that is neither's.
+        "arithmetic": _arithmetic(teacher, device),
     }
     where = Path(file) if file is not None else None
     pieces = _begun(where, search) if where is not None else []
@@ -124,6 +127,14 @@ def teacher_translations(
     written = "".join(json.dumps(piece) + "\n" for piece in pieces)
     hypotheses = [[Hypothesis(**each) for each in several] for piece in pieces for several in piece]
     return Translations(hypotheses, hashlib.sha256(written.encode()).hexdigest())
+
+
+def _arithmetic(teacher: nn.Module, device: str | None) -> str:
+    """Name the kind of device and the precision that a search runs in."""
+    where = torch.device(device) if device is not None else next(teacher.parameters(), torch.empty(0)).device
+    on = torch.is_autocast_enabled(where.type)
+    dtype = torch.get_autocast_dtype(where.type) if on else torch.get_default_dtype()
+    return f"{where.type} {str(dtype).removeprefix('torch.')}"
 
 
 def _append(file: Path, search: dict[str, Any], piece: list[Any], *, size: int) -> int:

@@ -106,7 +106,7 @@ def config(base: str, protocol: str, *, corpora: dict[str, Corpus] = CORPORA) ->
     settings = dict(_TEACHER if role == "teacher" else _STUDENT) | _FINE
     if family == "cmu":
         settings |= _SPELLING
-    if protocol == "quick":
+    if protocol == "quick" and corpora[family].phonemes:
         settings |= _QUICK | (_QUICK_TEACHER if role == "teacher" else {})
     if protocol == "smoke":
         settings |= {"hidden": 8, "epochs": 1, "fine_epochs": 1, "retrain_epochs": 1, "max_length": 12}
@@ -165,11 +165,14 @@ class _Training:
 
     def closest(self) -> tuple[list[list[int]], list[list[int]]]:
         """Return training sources, each with the hypothesis of a wide beam nearest to its reference (Seq-Inter)."""
-        width = self.settings["interpolation_beam"]
-        sources = self.text.sources[: self.settings["interpolation_sentences"]]
+        width, count = self.settings["interpolation_beam"], len(self.text.sources)
+        # Every second pair, say: the first half of a file need not be like the second.
+        places = range(0, count, max(1, round(count / self.settings["interpolation_sentences"])))
+        sources = [self.text.sources[place] for place in places]
+        references = [self.text.data.train[place][1] for place in places]
         found, _ = self._search(sources, width=width, n_best=width)
         targets = []
-        for several, (_, reference) in zip(found, self.text.data.train, strict=False):
+        for several, reference in zip(found, references, strict=True):
             chosen = closest_to_reference([self.text.written(each.tokens) for each in several], reference)
             targets.append(several[chosen].tokens)
         return sources, targets
@@ -232,11 +235,12 @@ class _Training:
 
     def result(self, history: History) -> Result:
         pruned = "pruned" in self.settings
+        left = remaining_weights(self.net) if pruned else sum(each.numel() for each in self.net.parameters())
         return Result(
-            self.test.measure(self.net, self.teacher),
+            self.test.measure(self.net, self.teacher) | {"weights": left},
             self.net,
             history,
-            parameters=remaining_weights(self.net) if pruned else None,
+            parameters=left,
             samples=self.test.samples(self.net),
         )
 
@@ -341,9 +345,12 @@ def _arms(
         "seq_word_inter": arm("all three", interpolate, start="seq_word", word_level=True),
         **{
             f"pruned_{share}": arm(
-                f"sequence level, {share} % pruned", prune, start="seq_kd", pruned=share / 100
+                f"sequence level, {share} % pruned" if share else "trained as long as those, not pruned",
+                prune,
+                start="seq_kd",
+                pruned=share / 100,
             )
-            for share in (50, 80, 90)
+            for share in (0, 50, 80, 90)
         },
     }
     return {
@@ -387,13 +394,19 @@ def _recipe(
 def own_text(source_file: str | os.PathLike[str], target_file: str | os.PathLike[str]) -> tuple[Recipe, str]:
     """Return the recipe for two text files of one's own, and the text's digest.
 
-    Its arms are `own_teacher`, `own_student_alone`, `own_seq_kd`, …
+    Its arms are `own_teacher`, `own_student_alone`, `own_seq_kd`, … Protocols `smoke` and `quick` take the first few
+    hundred and the first 5,000 pairs, the others all of them; the nets are those of the captions at all but `smoke`.
 
     Line n of one file translates line n of the other; see `kdrepro.data.parallel.read_parallel` for what is refused.
     Every arm has one seed unless more are asked for, and then all learn from one teacher.
     """
     data = read_parallel(source_file, target_file)
-    corpora = {"own": Corpus(lambda protocol: data)}
+
+    def load(protocol: str) -> ParallelText:
+        few = {"smoke": (300, 50, 50), "quick": (5_000, 500, 500)}.get(protocol)
+        return data.few(train=few[0], valid=few[1], test=few[2]) if few else data
+
+    corpora = {"own": Corpus(load)}
     return _recipe(corpora, {"own": PROTOCOLS}, seeds=1, teachers=1, candidates={}), data.digest
 
 

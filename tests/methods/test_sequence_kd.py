@@ -126,6 +126,16 @@ def test_a_file_of_another_search_is_refused(teacher, sources, tmp_path, other):
         teacher_translations(teacher, sources, file=file, **SEARCH)
 
 
+def test_a_search_in_another_precision_is_another_search(teacher, sources, tmp_path):
+    file = tmp_path / "found.jsonl"
+    teacher_translations(teacher, sources, file=file, **SEARCH)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match=r"belongs to another search \(arithmetic differ\)"),
+    ):
+        teacher_translations(teacher, sources, file=file, **SEARCH)
+
+
 def test_two_processes_do_not_write_one_file(teacher, sources, tmp_path, monkeypatch):
     monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
     file = tmp_path / "found.jsonl"
