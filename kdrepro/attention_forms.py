@@ -315,9 +315,9 @@ def _headline(found: Mapping[str, Judgement]) -> str:
     if mean != "reproduced":
         return "The runs do not say yet to which form the paper's β belongs."
     if total == "reproduced":
-        return "β = 0.1 belongs to a sum over the batch, and 1,000 to the code's form."
-    start = "β = 0.1 does not belong to a mean over the batch"
+        return "β = 0.1 fits a sum over the batch, and not a mean; 1,000 is the code's form's."
+    start = "β = 0.1 does not fit a mean over the batch"
     if total == "contradicted":
         fewer = "fewer" if (found["N4"].mean or 0) < 0 else "more"
         return f"{start}; summed it leaves {fewer} errors than the code's form."
-    return f"{start}; whether it belongs to a sum is open."
+    return f"{start}; whether it fits a sum is open."

@@ -294,6 +294,12 @@ def check(
         typer.Option(help="module:callable that returns (inputs, targets); default: random images."),
     ] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the random images.")] = 32,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs", help="Also say which layers go together, and what regressors they would need."
+        ),
+    ] = False,
 ) -> None:
     """Look a teacher and a student over for the classic mistakes, before the hours are spent."""
     import torch
@@ -316,6 +322,10 @@ def check(
     if not batch:
         findings = [finding for finding in findings if "chance" not in finding.code]
     typer.echo(format_findings(findings))
+    if pairs:
+        from kdrepro.layer_pairs import format_pairs, suggest_pairs
+
+        typer.echo(format_pairs(suggest_pairs(nets["teacher"], nets["student"], given[0])))
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 

@@ -26,6 +26,7 @@ Ask = Callable[[Batch], Outputs]
 class History:
     """What `fit` leaves: one value per epoch for `loss`, each `loss/<term>`, `learning_rate`, and `validation`.
 
+    The learning rate is the one that the schedule has come to when the epoch ends, that of the next step.
     `best_epoch` (from 0) is that of the weights kept when `validate` was given; `seconds` counts resumed parts too.
     """
 

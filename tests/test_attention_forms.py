@@ -261,7 +261,9 @@ def test_figures_are_on_white_cards_with_readable_letters(ledger):
 
 def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
     text = answer(ledger)
-    assert text.startswith("**β = 0.1 belongs to a sum over the batch, and 1,000 to the code's form.**")
+    assert text.startswith(
+        "**β = 0.1 fits a sum over the batch, and not a mean; 1,000 is the code's form's.**"
+    )
     assert "as if the term were not there" in text
     assert "The code's 1,000 put into the paper's formula leaves more errors than in its own form." in text
 
@@ -272,10 +274,10 @@ def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
         ({"at": 1495, "at_norm_0.1": 1420}, "as a mean over the batch, does better than the code's form"),
         (
             {"at_norm_12.8": 1200},
-            "**β = 0.1 does not belong to a mean over the batch; summed it leaves fewer",
+            "**β = 0.1 does not fit a mean over the batch; summed it leaves fewer",
         ),
         ({"at_norm_12.8": 1700}, "summed it leaves more errors than the code's form.**"),
-        ({"at_norm_12.8": 0}, "whether it belongs to a sum is open.** As a mean"),
+        ({"at_norm_12.8": 0}, "whether it fits a sum is open.** As a mean"),
         ({"at_norm_12.8": 0}, "Not enough runs yet for N3, N4."),
         ({"at": 0}, "**The runs do not say yet to which form the paper's β belongs.** As a mean over"),
         (

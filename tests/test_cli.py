@@ -139,6 +139,17 @@ def test_check_of_networks_that_fit_ends_well(tmp_path, monkeypatch) -> None:
     assert "No --batch given" not in said("check", *nets, "--batch", "fitting_nets:batch")
 
 
+def test_check_names_layers_that_go_together(tmp_path, monkeypatch) -> None:
+    lines = "from torchvision.models import resnet18, resnet34\n"
+    lines += "def small():\n    return resnet18(num_classes=10)\n"
+    lines += "def large():\n    return resnet34(num_classes=10)\n"
+    (tmp_path / "like_nets.py").write_text(lines, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    printed = said("check", "like_nets:large", "like_nets:small", "--pairs")
+    assert "pair1  teacher layer1 (64, 8, 8)" in printed
+    assert "student layer1 (64, 8, 8)" in printed
+
+
 def two_files(folder: Path, *, lines: int = 60, fewer: int = 0) -> list[str]:
     files = folder / "a.en", folder / "a.de"
     texts = [[f"a dog {number}" for number in range(lines)], [f"ein Hund {n}" for n in range(lines - fewer)]]

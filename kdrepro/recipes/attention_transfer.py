@@ -274,13 +274,6 @@ ARMS = {
     "at_norm_12.8": _student(
         "the paper's form, β = 0.1 summed over the batch", _AT | {"form": "paper", "attention_weight": 6.4}
     ),
-    # On its own: should it diverge, the cohort goes on.
-    "at_norm_1000": Arm(
-        "the paper's form, β = 1000",
-        train,
-        needs=_from_wrn16_2,
-        overrides=_AT | {"form": "paper", "attention_weight": 500.0},
-    ),
     "at_10": _weighted("the code's form, weight 10", 10.0, form="code"),
     "at_100": _weighted("the code's form, weight 100", 100.0, form="code"),
     "at_norm_1": _weighted("the paper's form, β = 1", 0.5, form="paper"),
@@ -291,6 +284,13 @@ ARMS = {
     "f_at_from40": _student("full activations of WRN-40-1", _FULL, from40=True),
     "kd_from40": _student("soft targets of WRN-40-1", _KD, from40=True),
     "at_kd_from40": _student("attention and soft targets of WRN-40-1", _AT | _KD, from40=True),
+    # On its own and last: should it diverge, all others are there.
+    "at_norm_1000": Arm(
+        "the paper's form, β = 1000",
+        train,
+        needs=_from_wrn16_2,
+        overrides=_AT | {"form": "paper", "attention_weight": 500.0},
+    ),
 }
 
 # Attention transfer in both forms with every weight that is trained.

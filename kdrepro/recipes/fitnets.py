@@ -8,6 +8,7 @@ The second line is an example of the nets for CIFAR-10, of which there are twelv
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -58,7 +59,13 @@ _TEACHER = _STUDENT | {
     "dropout": 0.5,
 }
 _KD = {"temperature": 3.0, "soft_weight": 4.0, "final_soft_weight": 1.0, "decay_epochs": 150}
-_HINT = {"hint_layer": "layer2", "guided_layer": "layer4", "regressor_norm": 0.9}
+# The regressor's first weights are ten times as large as the nets', in the authors' program.
+_HINT = {
+    "hint_layer": "layer2",
+    "guided_layer": "layer4",
+    "regressor_norm": 0.9,
+    "regressor_init": 0.05,
+}
 # The weight that libraries give to the mean square of the hint, beside the other terms.
 _JOINT = _HINT | {"hint_weight": 100.0}
 # What the authors' configuration file has where it differs from the paper.
@@ -66,7 +73,8 @@ _CODE = {"net": "mnist_student_code", "final_soft_weight": 0.0, "soften_student"
 
 # The nets of 30 million multiplications (section 4.1, table 6) and the layers of their hints. Settings as in the
 # authors' configuration file for CIFAR-10, but for the pictures: neither whitened nor moved nor mirrored, so that the
-# teacher, which is 24 times as much work as a student, is asked once for each.
+# teacher, which is 24 times as much work as a student, is asked once for each. The teacher's are those that Goodfellow
+# et al. (2013) published for CIFAR-10.
 _CIFAR = _STUDENT | {
     "learning_rate": 0.005,
     "convolution_rate": 0.05,
@@ -75,14 +83,20 @@ _CIFAR = _STUDENT | {
 }
 _CIFAR_TEACHER = _CIFAR | {
     "net": "cifar_teacher",
-    "optimizer": "SGD, momentum 0.5 to 0.7",
-    "learning_rate": 0.05,
-    "rate_divisor": 1.00004,
+    "optimizer": "SGD, momentum 0.5 to 0.65",
+    "learning_rate": 0.17,
+    "rate_end": 0.01,
+    "rate_epochs": 500,
     "momentum_epochs": 250,
-    "max_norm": [0.9, 0.9, 0.9, 1.9, 1.9365],
+    "final_momentum": 0.65,
+    "max_norm": [0.9, 1.9365, 1.9365, 1.9, 1.9365],
     "input_dropout": 0.2,
     "dropout": 0.5,
 }
+# At `reduced` 20 epochs in all, of which the hint has half where there is one, so that no net has more than another;
+# the teacher has 10. What falls or rises during a training does so over the same part of it as at `paper`.
+_CIFAR_REDUCED = {"shorter": 25, "patience": 500, "stages_share_epochs": True}
+_CIFAR_TEACHER_REDUCED = {"shorter": 50, "patience": 500}
 _GUIDED = {5: "layer2", 7: "layer4", 9: "layer5", 11: "layer7"}
 
 _NETS = {
@@ -109,7 +123,7 @@ def config(base: str, protocol: str) -> dict[str, Any]:
     if protocol == "quick":
         settings |= _QUICK_TEACHER if base == "teacher" else _QUICK
     if base.startswith("cifar") and protocol == "reduced":
-        settings |= {"shorter": 1, "patience": 20, "epochs": 10 if base == "cifar_teacher" else 20}
+        settings |= _CIFAR_TEACHER_REDUCED if base == "cifar_teacher" else _CIFAR_REDUCED
     return settings
 
 
@@ -145,25 +159,26 @@ def supervised(run: Run) -> Result:
 
 def kd(run: Run) -> Result:
     """Train on labels and soft targets, from random weights."""
-    return _Training(run).classify(_soft_targets(run))
+    training = _Training(run)
+    return training.classify(training.soft_targets())
 
 
 def fitnet(run: Run) -> Result:
     """Train the guided layers on the hint, and then the whole net on labels and soft targets."""
-    training = _Training(run)
+    training = _Training(run, stages=2)
     hints = training.hints()
     # What is best is what comes nearest to the hint on the digits held out.
     history = training.fit(
         hints, validate=lambda: training.valid_loss(hints), also=hints.regressor, part="hint"
     )
     run.config["hint_epochs_run"] = history.epochs
-    return training.classify(_soft_targets(run), before=history)
+    return training.classify(training.soft_targets(), before=history)
 
 
 def joint(run: Run) -> Result:
     """Train on hints, labels and, with a temperature, soft targets at once."""
     training = _Training(run)
-    beside = _soft_targets(run) if "temperature" in run.config else Supervised()
+    beside = training.soft_targets() if "temperature" in run.config else Supervised()
     objective = JointFitNet(training.hints(), beside, hint_weight=run.config["hint_weight"])
     return training.classify(objective, also=objective.hints.regressor)
 
@@ -171,9 +186,11 @@ def joint(run: Run) -> Result:
 class _Training:
     """The examples, the net and the teacher of one run, and the trainings that it goes through."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, stages: int = 1) -> None:
         settings = self.settings = run.config
         self.run = run
+        # By what the numbers of epochs are divided.
+        self.shorter = settings["shorter"] * (stages if settings.get("stages_share_epochs") else 1)
         self.train = run.data.held_out(round(len(run.data.train) * settings["held_out_fraction"]))
         settings["train_size"] = len(self.train.train)
         self.net = run.build()
@@ -194,14 +211,33 @@ class _Training:
     def _cached(self, teacher: FrozenTeacher, *, tap: str) -> CachedTeacher:
         """Ask the teacher about all examples, or read what it said to an earlier run on CIFAR."""
         runner = self.run.runner
+
+        def ask() -> CachedTeacher:
+            return cache_teacher(teacher, self.batches, device=runner.device, precision=runner.precision)
+
+        if "hidden" not in self.settings:
+            return ask()
         ((name, seed),) = self.run.arm.needs(self.run.seed)
-        file = runner.work / "teacher_outputs" / f"{runner.run_id(name, seed)}.{tap}.safetensors"
+        # A teacher that was trained again, or is asked in another precision, says something else.
+        weights = hashlib.sha256(runner.weights(name, seed).read_bytes()).hexdigest()[:12]
+        said = f"{runner.run_id(name, seed)}.{tap}.{weights}.{runner.precision}.safetensors"
+        file = runner.work / "teacher_outputs" / said
         if file.exists():
             return CachedTeacher.load(file)
-        cached = cache_teacher(teacher, self.batches, device=runner.device, precision=runner.precision)
-        if "hidden" in self.settings:
-            cached.save(file)
+        cached = ask()
+        cached.save(file)
         return cached
+
+    def soft_targets(self) -> FitNetKD:
+        """Return the second stage's objective."""
+        settings = self.settings
+        return FitNetKD(
+            temperature=settings["temperature"],
+            soft_weight=settings["soft_weight"],
+            final_soft_weight=settings["final_soft_weight"],
+            decay_epochs=max(1, settings["decay_epochs"] // self.shorter),
+            soften_student=settings.get("soften_student", True),
+        )
 
     def outputs(self, model: nn.Module | FrozenTeacher, inputs: Tensor) -> Outputs:
         runner = self.run.runner
@@ -218,7 +254,7 @@ class _Training:
             fitted = regressor(
                 guided.shape[1:], self.hint.shape[1:], activation=maxout.Maxout(pieces=2), pieces=2
             )
-            maxout.uniform_(fitted, limit=self.settings["init_range"])
+            maxout.uniform_(fitted, limit=self.settings["regressor_init"])
         return HintStage(fitted, student_tap="guided", teacher_tap="hint")
 
     def valid_loss(self, hints: HintStage) -> float:
@@ -245,26 +281,22 @@ class _Training:
     ) -> History:
         settings = self.settings
         layers = list(self.net.children())
-        limits = settings["max_norm"]
-        if settings["net"].startswith("depth"):
-            limits = [0.9] * (len(layers) - 2) + [1.9, 1.9365]
 
         def constrain(_: nn.Module) -> None:
-            for layer, limit in zip(layers, limits, strict=True):
+            for layer, limit in zip(layers, settings["max_norm"], strict=True):
                 maxout.kernel_norm_(layer, limit=limit)
             if also is not None:
                 maxout.kernel_norm_(also, limit=settings["regressor_norm"])
 
-        shorter = settings["shorter"]
         return self.run.fit(
             self.student,
             objective,
             self.batches,
             teacher=self.cached,
-            epochs=max(1, settings["epochs"] // shorter),
-            patience=max(1, settings["patience"] // shorter),
+            epochs=max(1, settings["epochs"] // self.shorter),
+            patience=max(1, settings["patience"] // self.shorter),
             validate=lambda _: validate(),
-            optimizer=_optimizer(settings),
+            optimizer=_optimizer(settings, self.net),
             schedule=_schedule(settings, len(self.batches)),
             after_step=constrain,
             part=part,
@@ -293,55 +325,70 @@ def _tapped(net: nn.Module, settings: dict[str, Any], **taps: str) -> nn.Module:
     return Taps(net, named) if named else net
 
 
-def _soft_targets(run: Run) -> FitNetKD:
-    settings = run.config
-    return FitNetKD(
-        temperature=settings["temperature"],
-        soft_weight=settings["soft_weight"],
-        final_soft_weight=settings["final_soft_weight"],
-        decay_epochs=max(1, settings["decay_epochs"] // settings["shorter"]),
-        soften_student=settings.get("soften_student", True),
-    )
-
-
-def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+def _optimizer(settings: dict[str, Any], net: nn.Module) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """Return what makes the optimiser; where there is a `convolution_rate`, the net's convolutions have that part."""
     rate = settings["learning_rate"]
-    if settings["optimizer"].startswith("SGD"):
-        return lambda parameters: SGD(parameters, lr=rate, momentum=0.5, fused=True)
+    slow: set[int] = set()
+    if "convolution_rate" in settings:
+        convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+        slow = {id(each) for layer in convolutions for each in layer.parameters()}
 
-    def rmsprop(parameters: Iterable[nn.Parameter]) -> RMSprop:
-        # The authors' library divides by no less than 1e-5, torch adds that much.
-        constants = {"lr": rate, "alpha": 0.9, "eps": 1e-5}
-        if "convolution_rate" not in settings:
-            return RMSprop(parameters, **constants)
-        # On CIFAR the authors' file gives convolutions a fraction of the rate; here their biases keep the full one.
+    def made(parameters: Iterable[nn.Parameter]) -> Optimizer:
         given = list(parameters)
-        kernels = [each for each in given if each.ndim == 4]
-        others = [each for each in given if each.ndim != 4]
-        groups = [{"params": others}, {"params": kernels, "lr": rate * settings["convolution_rate"]}]
-        return RMSprop(groups, **constants)
+        groups: list[dict[str, Any]] = [{"params": [each for each in given if id(each) not in slow]}]
+        if slow:
+            # A regressor is no layer of the net, and has the full rate.
+            convolved = [each for each in given if id(each) in slow]
+            groups.append({"params": convolved, "lr": rate * settings["convolution_rate"]})
+        if settings["optimizer"].startswith("SGD"):
+            return SGD(groups, lr=rate, momentum=0.5, fused=True)
+        # The authors' library divides by no less than 1e-5, torch adds that much.
+        return RMSprop(groups, lr=rate, alpha=0.9, eps=1e-5)
 
-    return rmsprop
+    return made
 
 
 def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRScheduler] | None:
-    if "rate_divisor" not in settings:
+    if "momentum_epochs" not in settings:
         return None
-    ramp = settings["momentum_epochs"] // settings["shorter"] * steps
-    return lambda optimizer: _RateAndMomentum(optimizer, divisor=settings["rate_divisor"], ramp=max(1, ramp))
+
+    def within(epochs: str) -> int:
+        return max(1, int(settings[epochs]) // int(settings["shorter"]) * steps)
+
+    if "rate_divisor" in settings:
+        rate = {"divisor": settings["rate_divisor"]}
+    else:
+        rate = {"end": settings["rate_end"], "last": within("rate_epochs")}
+    final, ramp = settings.get("final_momentum", 0.7), within("momentum_epochs")
+    return lambda optimizer: _RateAndMomentum(optimizer, **rate, final=final, ramp=ramp)
 
 
 class _RateAndMomentum(LRScheduler):
-    """Divide the learning rate a little each step, and raise the momentum from 0.5 to 0.7 within `ramp` steps."""
+    """Lower the learning rate a little each step, and raise the momentum from 0.5 to `final` within `ramp` steps.
 
-    def __init__(self, optimizer: Optimizer, *, divisor: float, ramp: int) -> None:
-        self.divisor, self.ramp = divisor, ramp
+    The rate is divided by `divisor` at each step, or falls linearly to the part `end` of it within `last` steps.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        final: float,
+        ramp: int,
+        divisor: float = 1.0,
+        end: float = 1.0,
+        last: int = 1,
+    ) -> None:
+        self.final, self.ramp = final, ramp
+        self.divisor, self.end, self.last = divisor, end, last
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
+        step = self.last_epoch
         for group in self.optimizer.param_groups:
-            group["momentum"] = 0.5 + 0.2 * min(1.0, self.last_epoch / self.ramp)
-        return [max(1e-6, base / self.divisor**self.last_epoch) for base in self.base_lrs]
+            group["momentum"] = 0.5 + (self.final - 0.5) * min(1.0, step / self.ramp)
+        left = 1 - (1 - self.end) * min(1.0, step / self.last)
+        return [max(1e-6, base * left / self.divisor**step) for base in self.base_lrs]
 
 
 def _own_teacher(seed: int) -> Sequence[Key]:
@@ -370,7 +417,9 @@ def _depths() -> dict[str, Arm]:
     }
     for depth, guided in _GUIDED.items():
         for kind, (words, train, settings) in kinds.items():
-            own = {"net": f"depth{depth}"} | ({"guided_layer": guided} if kind == "hint" else {})
+            convolutions = len(maxout.THIN_30M[depth])
+            own = {"net": f"depth{depth}", "max_norm": [0.9] * convolutions + [1.9, 1.9365]}
+            own |= {"guided_layer": guided} if kind == "hint" else {}
             arms[f"depth{depth}_{kind}"] = Arm(
                 f"{depth} layers of 30 million multiplications, {words}",
                 train,
@@ -394,7 +443,7 @@ ARMS = {
     ),
     "joint_hint_label": Arm("hint and labels in one stage", joint, needs=_own_teacher, overrides=_JOINT),
     "fitnet_code": Arm(
-        "both stages as the authors' file has them",
+        "weight of the soft targets, pieces and student's temperature as in the authors' file",
         fitnet,
         seeds=1,
         needs=_own_teacher,
