@@ -422,7 +422,8 @@ RECIPE = _recipe(
             {"learning_rate": 0.006},
             {"learning_rate": 0.003, "dropout": 0.2},
             {"learning_rate": 0.0015},
-            {"learning_rate": 0.0015, "dropout": 0.2},
+            {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32},
+            {"learning_rate": 0.003, "dropout": 0.2, "epochs": 24},
         ],
     },
 )
