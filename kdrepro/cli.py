@@ -217,7 +217,7 @@ def claims(
         if paper in (None, each.key):
             typer.secho(f"\n{each.key}: {each.title}", bold=True)
             if not each.claims:
-                typer.echo("  not yet done")
+                typer.echo("  not yet recorded")
             for judged in verdicts.judge_paper(each.key, rows):
                 own = " (ours)" if judged.claim.ours else ""
                 typer.secho(f"  {judged.claim.id:<5} {judged.verdict:<16}", bold=True, nl=False)
