@@ -423,7 +423,7 @@ RECIPE = _recipe(
             {"learning_rate": 0.003, "dropout": 0.2},
             {"learning_rate": 0.0015},
             {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32},
-            {"learning_rate": 0.003, "dropout": 0.2, "epochs": 24},
+            {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 11},
         ],
     },
 )
