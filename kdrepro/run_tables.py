@@ -171,7 +171,9 @@ def _differing(rows: Sequence[Row]) -> list[str]:
     return [key for key in keys if len({setting(row.config.get(key)) for row in rows}) > 1]
 
 
-def selection_table(recipe: str, ledger: Ledger, *, metric: str = "test_errors") -> pd.DataFrame:
+def selection_table(
+    recipe: str, ledger: Ledger, *, metric: str = "test_errors", higher_is_better: bool = False
+) -> pd.DataFrame:
     """What was tried on the held-out part of the training set, best first: the settings that differ, and the metric."""
     families: dict[str, list[Row]] = {}
     for row in ledger.rows(recipe=recipe, split="select"):
@@ -188,7 +190,8 @@ def selection_table(recipe: str, ledger: Ledger, *, metric: str = "test_errors")
             mean = mean_interval(values) if values else None
             shown = plus_minus(mean, len(values)) if mean else "not recorded"
             record = {"Arm": family, "Settings": words, metric: shown, "Runs": len(some)}
-            tried.append((mean.mean if mean else float("inf"), record))
+            worth = (-mean.mean if higher_is_better else mean.mean) if mean else float("inf")
+            tried.append((worth, record))
         records += [record for _, record in sorted(tried, key=lambda each: each[0])]
     return pd.DataFrame(records, columns=("Arm", "Settings", metric, "Runs"))
 

@@ -162,6 +162,17 @@ def test_no_deviation_types_what_a_row_could_say():
         assert not re.search(r"\d", re.sub(r"\{[^}]*\}|fp32|bf16", "", each.ours)), each.topic
 
 
+def test_of_a_metric_that_is_better_when_higher_the_highest_comes_first(tmp_path):
+    rows = [
+        make_row(f"a.try{n}", 0, 100.0 - n, split="select", config={"learning_rate": 0.1 * n})
+        for n in (1, 3, 2)
+    ]
+    ledger = write_ledger(tmp_path, rows)
+    for higher, order in ((False, ["97", "98", "99"]), (True, ["99", "98", "97"])):
+        frame = tables.selection_table("hinton_kd", ledger, higher_is_better=higher)
+        assert [cell.split(" ")[0] for cell in frame["test_errors"]] == order
+
+
 def test_the_selection_shows_the_settings_that_differ_and_the_best_first(tmp_path, empty):
     rows = [
         make_row(f"teacher.try{number}", seed, errors + seed, split="select", config=config)
