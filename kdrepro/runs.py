@@ -335,7 +335,7 @@ class Runner:
             config=run.config | {"epochs_run": result.history.epochs},
             teacher=None if not needed else needed[0] if len(needed) == 1 else needed,
             parameters=parameters,
-            seconds=round(seconds, 2),
+            seconds=round(seconds, 4),
             device=devices.describe(self.where),
             versions=versions(),
             commit=self.commit,
