@@ -112,8 +112,8 @@ def run(
     found, folder = recipes.load(recipe), RESULTS if record else user_folder()
     own = source is not None or target is not None
     if own:
-        found, folder = _own_text(recipe, source, target, record=record or select)
-        arms = arms or ",".join(f"own_{name}" for name in _OWN_ARMS)
+        found, folder, main_arms = _own_text(recipe, source, target, record=record or select)
+        arms = arms or ",".join(main_arms)
     protocol = protocol or ("paper" if own else "quick")
     if select:
         found = runs.candidates(found)
@@ -162,12 +162,10 @@ def _measured(row: Row) -> str:
     return found[0] if found else "done"
 
 
-# Of a text of one's own: a student of each way to teach. The combinations and pruning are asked for by name.
-_OWN_ARMS = ("teacher", "student_alone", "word_kd", "seq_kd", "seq_inter")
-
-
-def _own_text(recipe: str, source: Path | None, target: Path | None, *, record: bool) -> tuple[Recipe, Path]:
-    """The recipe for two text files, and a folder for its rows and weights that is that of this text alone."""
+def _own_text(
+    recipe: str, source: Path | None, target: Path | None, *, record: bool
+) -> tuple[Recipe, Path, tuple[str, ...]]:
+    """The recipe for two text files, a folder for its rows and weights that is this text's alone, and its main arms."""
     from kdrepro.recipes import sequence_kd
 
     if recipe != sequence_kd.RECIPE.name:
@@ -178,7 +176,7 @@ def _own_text(recipe: str, source: Path | None, target: Path | None, *, record: 
     if record:
         raise ValueError("record: got --record or --select with a text of one's own, expected neither")
     found, digest = sequence_kd.own_text(source, target)
-    return found, user_folder() / f"text-{digest.partition(':')[2]}"
+    return found, user_folder() / f"text-{digest.partition(':')[2]}", sequence_kd.OWN_ARMS
 
 
 def _cost(recipe: str, protocol: str, names: list[str]) -> str:
@@ -217,7 +215,7 @@ def claims(
         if paper in (None, each.key):
             typer.secho(f"\n{each.key}: {each.title}", bold=True)
             if not each.claims:
-                typer.echo("  not yet recorded")
+                typer.echo("  no claims yet")
             for judged in verdicts.judge_paper(each.key, rows):
                 own = " (ours)" if judged.claim.ours else ""
                 typer.secho(f"  {judged.claim.id:<5} {judged.verdict:<16}", bold=True, nl=False)

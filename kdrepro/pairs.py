@@ -11,7 +11,12 @@ from kdrepro.ledger import Ledger, Row
 
 
 def reading(row: Row, metric: str) -> float | None:
-    """What a row says about a metric (`config.<key>` reads its configuration), or None if it says nothing."""
+    """What a row says about a metric, or None if it says nothing.
+
+    `config.<key>` reads its configuration, and `parameters` how many it has.
+    """
+    if metric == "parameters":
+        return float(row.parameters)
     prefix, _, key = metric.partition(".")
     if prefix != "config":
         return row.metrics.get(metric)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from kdrepro.generations import not_yet
 from kdrepro.judgement import VERDICTS
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
@@ -119,6 +120,4 @@ def tally(asked: Questions, ledger: Ledger) -> str:
             continue
         counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
         told.append(f"**{data}**, of {found.total()} questions: {counts}.")
-    if missing:
-        told.append(f"Not enough runs are recorded yet: {', '.join(missing)}.")
-    return " ".join(told)
+    return " ".join([*told, *not_yet(missing)])

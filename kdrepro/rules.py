@@ -168,12 +168,16 @@ def judge_value(claim: Claim, rows: Sequence[Row]) -> Judgement:
 
 def _triples(claim: Claim, rows: Sequence[Row]) -> list[tuple[Reading, Reading, Reading]]:
     """Student, start and end of the gap, joined run by run."""
-    students, starts, ends = (
-        readings(rows, Side.of(arm, claim.metric)) for arm in (claim.arm, claim.start, claim.end)
-    )
+    sides = [Side.of(name, claim.metric) for name in (claim.arm, claim.start, claim.end)]
+    students, starts, ends = (readings(rows, side) for side in sides)
     of_start, of_end = (
-        {student.seed: other for student, other in partners(students, others, one_run=arm in claim.one_run)}
-        for arm, others in ((claim.start, starts), (claim.end, ends))
+        {
+            student.seed: other
+            for student, other in partners(
+                students, others, one_run=not set(side.arms).isdisjoint(claim.one_run)
+            )
+        }
+        for side, others in zip(sides[1:], (starts, ends), strict=True)
     )
     return [
         (each, of_start[each.seed], of_end[each.seed])

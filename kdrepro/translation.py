@@ -47,15 +47,15 @@ class TranslationTest:
         return [several[0] for several in self.beams(net, sources, n_best=1)]
 
     def beams(
-        self, net: nn.Module, sources: Sequence[Sequence[int]], *, n_best: int | None = None
+        self, net: nn.Module, sources: Sequence[Sequence[int]], *, n_best: int
     ) -> list[list[Hypothesis]]:
-        """Return the `n_best` likeliest hypotheses that the beam finds (default: all), the likeliest first."""
+        """Return the `n_best` likeliest hypotheses that the beam finds for each sentence, the likeliest first."""
         with devices.autocast(self.precision, self.device):
             return beam_search(
                 net,
                 sources,
                 width=self.width,
-                n_best=n_best or self.width,
+                n_best=n_best,
                 max_length=self.max_length,
                 device=self.device,
             )
@@ -94,12 +94,14 @@ class TranslationTest:
         shown, beam = self.text.test_sources[:_SHOWN], f"beam{self.width}"
         pairs = self.text.data.test[:_SHOWN]
         found = {"source": [source for source, _ in pairs], "reference": [target for _, target in pairs]}
-        for name, search in (("greedy", self.greedy), (beam, self.beam)):
-            found[name] = [self.text.written(each.tokens) for each in search(net, shown)]
-        (several,) = self.beams(net, shown[:1])
-        found["n_best"] = [self.text.written(each.tokens) for each in several]
-        found["n_best_probability"] = [f"{math.exp(each.log_prob):.3g}" for each in several]
-        return found
+        beams = self.beams(net, shown, n_best=self.width)
+        written = {
+            "greedy": self.greedy(net, shown),
+            beam: [several[0] for several in beams],
+            "n_best": beams[0],
+        }
+        found |= {name: [self.text.written(each.tokens) for each in some] for name, some in written.items()}
+        return found | {"n_best_probability": [f"{math.exp(each.log_prob):.3g}" for each in beams[0]]}
 
     def signature(self) -> str:
         """Return how sacrebleu counts."""

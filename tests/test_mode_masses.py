@@ -1,19 +1,14 @@
-"""The shares of the sentences by how sure a net is of its best translation, counted and drawn."""
+"""The shares of the sentences by how sure a net is of its best translation, counted."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from chart_texts import assert_readable, texts
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_rows import write_ledger
-from translation_rows import translation_row
 
 from kdrepro import mode_masses
-
-ARMS = {"student alone": "ende_student_alone", "Seq-KD": "ende_seq_kd"}
 
 
 @given(st.lists(st.floats(-60, 0), min_size=1, max_size=40))
@@ -36,24 +31,3 @@ def test_probabilities_at_an_edge_are_in_the_bin_above():
     assert mode_masses.shares([1e-6])["mode_mass_share_7"] == 1
     with pytest.raises(ValueError, match="log_probs: got none, expected one for each sentence"):
         mode_masses.shares([])
-
-
-def test_one_panel_an_arm_with_its_mean(tmp_path):
-    rows = [translation_row("ende_student_alone", seed, 30.0, mass=0.02) for seed in range(3)]
-    rows += [translation_row("ende_seq_kd", seed, 30.0, mass=0.4 + 0.01 * seed) for seed in range(3)]
-    chart = mode_masses.histogram(write_ledger(tmp_path, rows), ARMS)
-    assert [axes.get_title(loc="left") for axes in chart.axes] == list(ARMS)
-    assert [[bar.get_height() for bar in axes.patches] for axes in chart.axes] == [
-        [0.25, 0, 0, 0, 0.75, 0, 0, 0],
-        [0, 0, 0.25, 0, 0, 0, 0, 0.75],
-    ]
-    assert any("mean 2 %, 3 runs" in text for text in texts(chart))
-    line = chart.axes[0].lines[-1].get_xdata()[0]
-    assert line == pytest.approx(2 * (math.log10(0.02) + 4))
-    assert_readable(chart)
-
-
-def test_an_arm_that_was_not_run_says_so(tmp_path):
-    chart = mode_masses.histogram(write_ledger(tmp_path, [translation_row("ende_seq_kd", 0, 30.0)]), ARMS)
-    assert "not run at protocol paper" in texts(chart)
-    assert any("1 run" in text for text in texts(chart))

@@ -91,4 +91,4 @@ def test_the_tally_counts_the_verdicts_of_the_table(tmp_path):
     assert f"**embedded digits**, of {counts.sum()} questions: " in told
     for verdict, count in counts.items():
         assert f"{count} {verdict}" in told
-    assert told.endswith("Not enough runs are recorded yet: CIFAR-10, short, MNIST.")
+    assert told.endswith("Not enough runs are recorded yet on CIFAR-10, short and on MNIST.")

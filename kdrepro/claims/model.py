@@ -85,8 +85,9 @@ class Claim:
     @property
     def needs(self) -> tuple[str, ...]:
         """The arms whose rows the claim is judged by, sorted."""
-        ends = (each.partition(":")[0] for each in (self.arm, self.start, self.end))
-        found = {*ends, *self.arms, *(each.arm for each in self.also)}
+        found = {*self.arms, *(each.arm for each in self.also)}
+        for name in (self.arm, self.start, self.end):
+            found |= set(Side.of(name, self.metric).arms)
         for comparison in (*self.comparisons, *([self.direction] if self.direction else [])):
             found |= comparison.arms
         return tuple(sorted(found - {""}))

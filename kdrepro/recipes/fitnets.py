@@ -53,6 +53,7 @@ _TEACHER = _STUDENT | {
     "learning_rate": 0.05,
     "rate_divisor": 1.00004,
     "momentum_epochs": 250,
+    "final_momentum": 0.7,
     "net": "mnist_teacher",
     "max_norm": [0.9, 1.9365, 1.9365, 1.9365],
     "input_dropout": 0.2,
@@ -359,7 +360,7 @@ def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRS
         rate = {"divisor": settings["rate_divisor"]}
     else:
         rate = {"end": settings["rate_end"], "last": within("rate_epochs")}
-    final, ramp = settings.get("final_momentum", 0.7), within("momentum_epochs")
+    final, ramp = settings["final_momentum"], within("momentum_epochs")
     return lambda optimizer: _RateAndMomentum(optimizer, **rate, final=final, ramp=ramp)
 
 

@@ -243,12 +243,11 @@ class _Training:
 
     def result(self, history: History) -> Result:
         pruned = "pruned" in self.settings
-        left = remaining_weights(self.net) if pruned else sum(each.numel() for each in self.net.parameters())
         return Result(
-            self.test.measure(self.net, self.teacher) | {"weights": left},
+            self.test.measure(self.net, self.teacher),
             self.net,
             history,
-            parameters=left,
+            parameters=remaining_weights(self.net) if pruned else None,
             samples=self.test.samples(self.net),
         )
 
@@ -397,6 +396,10 @@ def _recipe(
         candidates,
         held_out=1_000,
     )
+
+
+# Of a text of one's own: a student of each way to teach. The combinations and pruning are asked for by name.
+OWN_ARMS = ("own_teacher", "own_student_alone", "own_word_kd", "own_seq_kd", "own_seq_inter")
 
 
 def own_text(source_file: str | os.PathLike[str], target_file: str | os.PathLike[str]) -> tuple[Recipe, str]:

@@ -27,12 +27,12 @@ WORD_LEVEL = {"word_kd", "seq_word", "seq_word_inter"}
 FOUND = {"train_size", "epochs_run", "precision", "starts_from", "bleu_signature", "translations_5"}
 
 
-def runner(folder: Path, recipe=RECIPE) -> Runner:
+def runner(folder: Path, recipe=RECIPE, *, work: Path | None = None) -> Runner:
     return Runner(
         recipe,
         protocol="smoke",
         ledger=Ledger(folder),
-        work=folder,
+        work=work or folder,
         device="cpu",
         precision="fp32",
         progress=False,
@@ -172,15 +172,7 @@ def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypa
         return real(self, pairs, *rest, **options)
 
     monkeypatch.setattr(sequence_kd._Training, "fit", noted)
-    again = Runner(
-        RECIPE,
-        protocol="smoke",
-        ledger=Ledger(done.work / "again"),
-        work=done.work,
-        device="cpu",
-        precision="fp32",
-        progress=False,
-    )
+    again = runner(done.work / "again", work=done.work)
     again.run([("cmu_seq_inter", 0)])
     ((sources, targets),) = trained_on
     several = translations(done, 10)
@@ -196,16 +188,7 @@ def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypa
 
 def test_interpolation_takes_its_pairs_from_the_whole_text(done, text, monkeypatch):
     monkeypatch.setitem(sequence_kd._SPELLING, "interpolation_sentences", 100)
-    folder = done.work / "half"
-    again = Runner(
-        RECIPE,
-        protocol="smoke",
-        ledger=Ledger(folder),
-        work=folder,
-        device="cpu",
-        precision="fp32",
-        progress=False,
-    )
+    again = runner(done.work / "half")
     again.run(again.plan(["cmu_teacher"], [0]))
     arm = RECIPE.arm("cmu_teacher_inter")
     training = sequence_kd._Training(Run(again, "cmu_teacher_inter", arm, 0), sequence_kd.CORPORA)

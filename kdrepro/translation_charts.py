@@ -1,4 +1,4 @@
-"""How good and how fast a translator is, greedily and with the beam; and how good when most of its weights are pruned.
+"""How good, how fast and how sure a translator is, greedily and with the beam, and how good with most weights pruned.
 
 Made from rows of the recipe `sequence_kd`. Its arms come in families, by the beginning of their names. White cards and
 colours as in `kdrepro.plots`.
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from kdrepro.charts import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, Chart, new_chart, say
+from kdrepro.charts import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, Chart, new_chart, say
 from kdrepro.claims import Side
 from kdrepro.ledger import Ledger, Row
+from kdrepro.mode_masses import EDGES, METRICS
 from kdrepro.pairs import readings, rows_shown, summary
 
 RECIPE = "sequence_kd"
@@ -105,14 +107,12 @@ def _speeds(rows: Sequence[Row], name: str, beam: str) -> dict[str, tuple[float,
         if arm == "teacher" and teacher and own:
             found[arm] = (teacher[0].mean * own[0].mean, teacher[0].mean)
         elif teacher and ratio and own:
-            greedy = teacher[0].mean * ratio[0].mean
-            found[arm] = (greedy, greedy / own[0].mean)
-    students = [speed for arm, speed in found.items() if not arm.startswith("teacher")]
+            speed = teacher[0].mean * ratio[0].mean
+            found[arm] = (speed, speed / own[0].mean)
+    students = [each for arm, each in found.items() if not arm.startswith("teacher")]
     if students:
-        found["student_alone"] = (
-            statistics.fmean(greedy for greedy, _ in students),
-            statistics.fmean(beam for _, beam in students),
-        )
+        greedy, with_beam = zip(*students, strict=True)
+        found["student_alone"] = (statistics.fmean(greedy), statistics.fmean(with_beam))
     return found
 
 
@@ -139,6 +139,46 @@ def _line(
         axes.errorbar(where, height.mean, yerr=half, fmt=marker, color=colour, markersize=9, capsize=4)
     axes.plot(speed, [each.mean for each in heights], color=colour, linewidth=2, label=label)
     return True
+
+
+def mode_mass_histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: str = "paper") -> Chart:
+    """One histogram over another, an arm each, by what it is called: mean shares of the seeds with 95 % intervals.
+
+    The upright line is the mean mode mass, which claims speak of.
+    """
+    rows = rows_shown(ledger, RECIPE, protocol)
+    places = np.arange(len(METRICS))
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(8.0, 0.9 + 1.75 * len(arms))
+        panels = np.atleast_1d(chart.subplots(len(arms), 1, sharex=True, sharey=True))
+        for axes, (title, arm), colour in zip(panels, arms.items(), CYCLE, strict=False):
+            found = [summary(rows, Side.of(arm, name)) for name in METRICS]
+            mean = summary(rows, Side.of(arm, "mode_mass"))
+            axes.set_title(title, loc="left", fontsize=12)
+            axes.set_xlim(0, len(places))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            if mean is None or any(each is None for each in found):
+                say(axes, f"not run at protocol {protocol}")
+                continue
+            intervals = [interval for interval, _ in filter(None, found)]
+            heights = [interval.mean for interval in intervals]
+            halves = [interval.half if math.isfinite(interval.half) else 0.0 for interval in intervals]
+            axes.bar(places + 0.5, heights, width=0.94, color=colour, alpha=0.75)
+            whiskers = [min(half, height) for half, height in zip(halves, heights, strict=True)], halves
+            if any(halves):
+                axes.errorbar(
+                    places + 0.5, heights, yerr=whiskers, fmt="none", ecolor="black", linewidth=1.2, capsize=3
+                )
+            (middle, *_), count = mean
+            where = 2 * (math.log10(max(middle, 1e-9)) - EDGES[0])
+            axes.axvline(max(0.0, where), color="black", linestyle="--", linewidth=1.5)
+            words = f"mean {100 * middle:.3g} %, {count} run{'s' if count > 1 else ''}"
+            axes.text(0.015, 0.82, words, transform=axes.transAxes, fontsize=11)
+        labels = ["less", *(f"{100 * 10**edge:.2g} %" for edge in EDGES[1:-1]), "100 %"]
+        panels[-1].set_xticks([0, *places + 1], labels)
+        panels[-1].set_xlabel("probability of the best translation")
+        chart.supylabel("share of the sentences", fontsize=12)
+    return chart
 
 
 def pruning_curve(ledger: Ledger, *, protocol: str = "paper", beam: int = 5) -> Chart:

@@ -1,13 +1,16 @@
-"""The picture of quality against speed and the one of pruning: every point is a mean of rows."""
+"""The pictures of quality against speed, of mode masses and of pruning: every point is a mean of rows."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 from chart_texts import assert_readable, texts
 from recorded_rows import write_ledger
 from translation_rows import LEVELS, translation_row, translation_rows
 
-from kdrepro import speed_and_quality as drawn
+from kdrepro import translation_charts as drawn
+from kdrepro.recipes.sequence_kd import RECIPE
 
 
 def lines(axes) -> dict[str, list[tuple[float, float]]]:
@@ -71,3 +74,34 @@ def test_pruned_students_start_from_the_one_that_is_whole(tmp_path):
     assert found["teacher, beam"][0][1] == pytest.approx(37.7)
     assert {"greedy", "beam", "teacher, beam"} <= set(texts(chart))
     assert_readable(chart)
+
+
+BEFORE_AND_AFTER = {"student alone": "ende_student_alone", "Seq-KD": "ende_seq_kd"}
+
+
+def test_one_panel_an_arm_with_its_mean(tmp_path):
+    rows = [translation_row("ende_student_alone", seed, 30.0, mass=0.02) for seed in range(3)]
+    rows += [translation_row("ende_seq_kd", seed, 30.0, mass=0.4 + 0.01 * seed) for seed in range(3)]
+    chart = drawn.mode_mass_histogram(write_ledger(tmp_path, rows), BEFORE_AND_AFTER)
+    assert [axes.get_title(loc="left") for axes in chart.axes] == list(BEFORE_AND_AFTER)
+    assert [[bar.get_height() for bar in axes.patches] for axes in chart.axes] == [
+        [0.25, 0, 0, 0, 0.75, 0, 0, 0],
+        [0, 0, 0.25, 0, 0, 0, 0, 0.75],
+    ]
+    assert any("mean 2 %, 3 runs" in text for text in texts(chart))
+    line = chart.axes[0].lines[-1].get_xdata()[0]
+    assert line == pytest.approx(2 * (math.log10(0.02) + 4))
+    assert_readable(chart)
+
+
+def test_an_arm_that_was_not_run_says_so(tmp_path):
+    chart = drawn.mode_mass_histogram(
+        write_ledger(tmp_path, [translation_row("ende_seq_kd", 0, 30.0)]), BEFORE_AND_AFTER
+    )
+    assert "not run at protocol paper" in texts(chart)
+    assert any("1 run" in text for text in texts(chart))
+
+
+def test_what_is_drawn_are_arms_of_the_recipe():
+    ends = [*drawn.ARMS, *(f"pruned_{share}" for share in drawn.PRUNED)]
+    assert {f"{family}_{end}" for family in drawn.FAMILIES for end in ends} <= set(RECIPE.arms)
