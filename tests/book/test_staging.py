@@ -1,0 +1,114 @@
+"""What the pages are made from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from recorded_rows import hinton_rows, write_ledger
+from small_books import code, executed, write_chapter
+
+from kdrepro import tables
+from kdrepro.book import execute, notebooks, stage, staging
+from kdrepro.book.dashboard import dashboard
+from kdrepro.judgement import VERDICTS
+from kdrepro.ledger import recorded
+
+
+def test_what_papermill_adds_and_stderr_do_not_show(root: Path) -> None:
+    write_chapter(root, "one", "import sys; print('a ' + 'warning', file=sys.stderr); print('a result')")
+    execute(root, seeds=4)
+    assert "injected-parameters" in executed(root).read_text(encoding="utf-8")
+    text = (stage(root) / "notebooks" / "one.ipynb").read_text(encoding="utf-8")
+    assert "a result" in text
+    assert re.findall("injected-parameters|a warning|papermill|kdrepro.results|sha256", text) == []
+    assert (
+        notebooks.read(stage(root) / "notebooks" / "one.ipynb")["metadata"]["kernelspec"]["name"] == "python3"
+    )
+
+
+def test_widgets_that_need_a_kernel_do_not_show() -> None:
+    view = {"output_type": "display_data", "data": {"application/vnd.jupyter.widget-view+json": {}}}
+    text = {"output_type": "display_data", "data": {"text/plain": "kept"}}
+    cell = code("bar()", outputs=[view, text])
+    tidy = staging.tidied({"cells": [cell], "metadata": {"widgets": {}, "title": "kept"}})
+    assert (tidy["cells"][0]["outputs"], tidy["metadata"]) == ([text], {"title": "kept"})
+
+
+def test_errors_that_papermill_marks_do_not_come_before_the_title(root: Path) -> None:
+    write_chapter(root, "one", "1 / 0")
+    execute(root)
+    attempt = notebooks.read(root / "_build" / "executed" / "one.failed.ipynb")
+    assert "papermill-error-cell-tag" in notebooks.tags(attempt["cells"][0])
+    assert notebooks.text_of(staging.tidied(attempt)["cells"][0]).startswith("# ")
+
+
+def test_staged_paths_are_those_of_the_repository(root: Path) -> None:
+    execute(root)
+    staged = stage(root)
+    there = {file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()}
+    made = {name for name in there if name.startswith("book/assets/mathjax/")}
+    assert there - made == {
+        "book/intro.md",
+        "book/_toc.yml",
+        "book/references.bib",
+        "book/assets/kdrepro.css",
+        "notebooks/one.ipynb",
+    }
+    assert all((root / name).exists() for name in there - made)
+    address = "https://colab.research.google.com/github/kdrepro/kdrepro/blob/main/notebooks/one.ipynb"
+    assert address in (staged / "notebooks" / "one.ipynb").read_text(encoding="utf-8")
+
+
+def test_a_staged_page_that_is_gone_is_gone(root: Path) -> None:
+    extra = root / "book" / "extra.md"
+    extra.write_text("# Extra\n", encoding="utf-8")
+    assert (stage(root) / "book" / "extra.md").exists()
+    extra.unlink()
+    assert not (stage(root) / "book" / "extra.md").exists()
+    assert sorted(each.name for each in (root / "_build").iterdir()) == ["stage"]
+
+
+def test_an_unexecuted_chapter_and_one_at_protocol_smoke_say_so(root: Path) -> None:
+    def banner() -> str:
+        notebook = notebooks.read(stage(root) / "notebooks" / "one.ipynb")
+        return notebooks.text_of(notebook["cells"][0])
+
+    assert "This chapter was not executed" in banner()
+    execute(root, protocol="smoke")
+    assert "executed at protocol smoke" in banner()
+    execute(root)
+    assert "admonition" not in banner()
+
+
+def test_a_chapter_without_a_title_is_refused(root: Path) -> None:
+    file = root / "notebooks" / "one.ipynb"
+    file.write_text(file.read_text(encoding="utf-8").replace("# Chapter", "Chapter"), encoding="utf-8")
+    with pytest.raises(ValueError, match="it has no heading"):
+        stage(root)
+
+
+def test_an_unknown_marker_is_refused(root: Path) -> None:
+    (root / "book" / "intro.md").write_text("# Front\n\n<!-- dashbord -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="marker: got 'dashbord', expected one of dashboard; did you mean"):
+        stage(root)
+
+
+def test_the_dashboard_counts_what_the_table_of_verdicts_counts(tmp_path: Path) -> None:
+    ledger = write_ledger(tmp_path, hinton_rows())
+    frame = tables.dashboard(ledger)
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", dashboard(ledger, chapters=["hinton_kd"]))
+    assert len(rows) == len(frame)
+    for row, (_, expected) in zip(rows, frame.iterrows(), strict=True):
+        assert str(expected["Paper"]).replace("&", "&amp;") in row
+        cells = re.findall(r"<td.*?</td>", row)
+        if expected["Status"] == "not yet recorded":
+            assert "not yet recorded" in cells[0]
+        else:
+            own, ours = (dict(re.findall(r">(\d+) ([a-z ]+)<", cell)[::1]) for cell in cells)
+            counts = {verdict: int(number) for number, verdict in own.items()}
+            assert counts == {name: int(expected[name]) for name in VERDICTS if int(expected[name])}
+            assert ", ".join(f"{n} {verdict}" for n, verdict in ours.items()) == expected["Our own claims"]
+    assert '<a href="../notebooks/hinton_kd.html">' in rows[0]
+    assert "<a " not in dashboard(recorded(), chapters=[])
