@@ -123,7 +123,7 @@ def test_those_that_are_compared_within_a_generation_are_a_cohort():
 
 @pytest.mark.parametrize(
     ("protocol", "net", "epochs", "steps", "dropout"),
-    [("paper", (28, 1), 200, [60, 120, 160], 0.3), ("reduced", (16, 1), 30, [9, 18, 24], 0.0)],
+    [("paper", (28, 1), 200, [60, 120, 160], 0.3), ("reduced", (16, 1), 15, [4, 9, 12], 0.0)],
 )
 def test_the_settings_on_pictures_are_those_of_wide_residual_networks(protocol, net, epochs, steps, dropout):
     expected = {"learning_rate": 0.1, "rate_factor": 0.2, "weight_decay": 0.0005, "batch_size": 128}
