@@ -7,6 +7,7 @@ run's net trains that first if its weights are not there.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -228,6 +229,10 @@ class Runner:
     def weights(self, name: str, seed: int) -> Path:
         """Return the file that holds a run's trained weights."""
         return self.work / "weights" / f"{self.run_id(name, seed)}.safetensors"
+
+    def weights_digest(self, name: str, seed: int) -> str:
+        """Return a name for a run's trained weights: the first 16 digits of their file's SHA-256."""
+        return hashlib.sha256(self.weights(name, seed).read_bytes()).hexdigest()[:16]
 
     def plan(self, names: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Key]:
         """List the runs to do, in order: those without a row, after those whose weights they lack.

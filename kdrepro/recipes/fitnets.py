@@ -8,29 +8,18 @@ The second line is an example of the nets for CIFAR-10, of which there are twelv
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Optimizer, RMSprop
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
 
-from kdrepro import metrics
-from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data import cifar, mnist
-from kdrepro.data.batches import Batches
 from kdrepro.data.examples import DataSet
-from kdrepro.engine import outputs
-from kdrepro.members import History
-from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet, regressor
+from kdrepro.fitnet_training import FitNetTraining
+from kdrepro.methods.fitnets import JointFitNet
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
 from kdrepro.runs import Arm, Key, Recipe, Result, Run
-from kdrepro.taps import Taps
-from kdrepro.teacher import FrozenTeacher
-from kdrepro.types import Batch, Outputs
 
 # Appendix A.2: 50,000 digits to train on and 10,000 to stop by, both stages alike. The constraint on the weights and
 # the optimiser's constants are in the authors' configuration file only.
@@ -155,18 +144,18 @@ def build(settings: dict[str, Any]) -> nn.Module:
 
 def supervised(run: Run) -> Result:
     """Train on the labels alone."""
-    return _Training(run).classify(Supervised())
+    return FitNetTraining(run).classify(Supervised())
 
 
 def kd(run: Run) -> Result:
     """Train on labels and soft targets, from random weights."""
-    training = _Training(run)
+    training = FitNetTraining(run)
     return training.classify(training.soft_targets())
 
 
 def fitnet(run: Run) -> Result:
     """Train the guided layers on the hint, and then the whole net on labels and soft targets."""
-    training = _Training(run, stages=2)
+    training = FitNetTraining(run, stages=2)
     hints = training.hints()
     # What is best is what comes nearest to the hint on the digits held out.
     history = training.fit(
@@ -178,218 +167,10 @@ def fitnet(run: Run) -> Result:
 
 def joint(run: Run) -> Result:
     """Train on hints, labels and, with a temperature, soft targets at once."""
-    training = _Training(run)
+    training = FitNetTraining(run)
     beside = training.soft_targets() if "temperature" in run.config else Supervised()
     objective = JointFitNet(training.hints(), beside, hint_weight=run.config["hint_weight"])
     return training.classify(objective, also=objective.hints.regressor)
-
-
-class _Training:
-    """The examples, the net and the teacher of one run, and the trainings that it goes through."""
-
-    def __init__(self, run: Run, *, stages: int = 1) -> None:
-        settings = self.settings = run.config
-        self.run = run
-        # By what the numbers of epochs are divided.
-        self.shorter = settings["shorter"] * (stages if settings.get("stages_share_epochs") else 1)
-        self.train = run.data.held_out(round(len(run.data.train) * settings["held_out_fraction"]))
-        settings["train_size"] = len(self.train.train)
-        self.net = run.build()
-        self.student = _tapped(self.net, settings, guided="guided_layer")
-        self.batches = Batches(
-            self.train.train.inputs,
-            self.train.train.targets,
-            batch_size=settings["batch_size"],
-            seed=run.seed,
-        )
-        self.teacher: FrozenTeacher | None = None
-        self.cached: CachedTeacher | None = None
-        if run.arm.needs(run.seed):
-            (net,) = run.teachers()
-            self.teacher = FrozenTeacher(_tapped(net, settings, hint="hint_layer"))
-            self.cached = self._cached(self.teacher, tap=settings.get("hint_layer", "logits"))
-
-    def _cached(self, teacher: FrozenTeacher, *, tap: str) -> CachedTeacher:
-        """Ask the teacher about all examples, or read what it said to an earlier run on CIFAR."""
-        runner = self.run.runner
-
-        def ask() -> CachedTeacher:
-            return cache_teacher(teacher, self.batches, device=runner.device, precision=runner.precision)
-
-        if "hidden" not in self.settings:
-            return ask()
-        ((name, seed),) = self.run.arm.needs(self.run.seed)
-        # A teacher that was trained again, or is asked in another precision, says something else.
-        weights = hashlib.sha256(runner.weights(name, seed).read_bytes()).hexdigest()[:12]
-        said = f"{runner.run_id(name, seed)}.{tap}.{weights}.{runner.precision}.safetensors"
-        file = runner.work / "teacher_outputs" / said
-        if file.exists():
-            return CachedTeacher.load(file)
-        cached = ask()
-        cached.save(file)
-        return cached
-
-    def soft_targets(self) -> FitNetKD:
-        """Return the second stage's objective."""
-        settings = self.settings
-        return FitNetKD(
-            temperature=settings["temperature"],
-            soft_weight=settings["soft_weight"],
-            final_soft_weight=settings["final_soft_weight"],
-            decay_epochs=max(1, settings["decay_epochs"] // self.shorter),
-            soften_student=settings.get("soften_student", True),
-        )
-
-    def outputs(self, model: nn.Module | FrozenTeacher, inputs: Tensor) -> Outputs:
-        runner = self.run.runner
-        return outputs(model, inputs, device=runner.device, precision=runner.precision)
-
-    def hints(self) -> HintStage:
-        """Return the first stage's objective, with a regressor sized from the maps."""
-        assert self.teacher is not None
-        few = self.train.train.inputs[:2]
-        guided = self.outputs(self.student, few).features["guided"]
-        self.hint = self.outputs(self.teacher, self.train.test.inputs).features["hint"]
-        with torch.random.fork_rng():
-            torch.manual_seed(self.run.seed + 1)
-            fitted = regressor(
-                guided.shape[1:], self.hint.shape[1:], activation=maxout.Maxout(pieces=2), pieces=2
-            )
-            maxout.uniform_(fitted, limit=self.settings["regressor_init"])
-        return HintStage(fitted, student_tap="guided", teacher_tap="hint")
-
-    def valid_loss(self, hints: HintStage) -> float:
-        """Return how far the guided layer is from the hint on the examples held out."""
-        found = self.outputs(self.student, self.train.test.inputs)
-        # Features come back on the CPU, the regressor is where it trains.
-        where = next(hints.parameters()).device
-        student = Outputs(found.logits, {"guided": found.features["guided"].to(where)})
-        teacher = Outputs(found.logits, {"hint": self.hint.to(where)})
-        return float(hints(student, teacher, Batch(found.logits, self.train.test.targets))["hint"])
-
-    def valid_error_rate(self) -> float:
-        """Return the share of errors on the examples held out."""
-        logits = self.outputs(self.student, self.train.test.inputs).logits
-        return metrics.errors(logits, self.train.test.targets) / len(self.train.test)
-
-    def fit(
-        self,
-        objective: nn.Module,
-        *,
-        validate: Callable[[], float],
-        also: nn.Module | None = None,
-        part: str = "",
-    ) -> History:
-        settings = self.settings
-        layers = list(self.net.children())
-
-        def constrain(_: nn.Module) -> None:
-            for layer, limit in zip(layers, settings["max_norm"], strict=True):
-                maxout.kernel_norm_(layer, limit=limit)
-            if also is not None:
-                maxout.kernel_norm_(also, limit=settings["regressor_norm"])
-
-        return self.run.fit(
-            self.student,
-            objective,
-            self.batches,
-            teacher=self.cached,
-            epochs=max(1, settings["epochs"] // self.shorter),
-            patience=max(1, settings["patience"] // self.shorter),
-            validate=lambda _: validate(),
-            optimizer=_optimizer(settings, self.net),
-            schedule=_schedule(settings, len(self.batches)),
-            after_step=constrain,
-            part=part,
-        )
-
-    def classify(
-        self, objective: nn.Module, *, also: nn.Module | None = None, before: History | None = None
-    ) -> Result:
-        """Train the whole net, stopping by the errors on the examples held out, and measure it."""
-        history = self.fit(objective, validate=self.valid_error_rate, also=also)
-        found = self.run.measure(self.net, self.train.train, teacher=self.teacher)
-        assert history.best_epoch is not None
-        found["valid_error_rate"] = history.curves["validation"][history.best_epoch]
-        if before is not None:
-            curves = {f"hint_stage/{name}": curve for name, curve in before.curves.items()}
-            history = History(
-                curves | history.curves, history.epochs, before.seconds + history.seconds, history.best_epoch
-            )
-        self.settings["best_epoch"] = history.best_epoch
-        return Result(found, self.net, history)
-
-
-def _tapped(net: nn.Module, settings: dict[str, Any], **taps: str) -> nn.Module:
-    """Return the net with the features that its settings name."""
-    named = {name: settings[key] for name, key in taps.items() if key in settings}
-    return Taps(net, named) if named else net
-
-
-def _optimizer(settings: dict[str, Any], net: nn.Module) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    """Return what makes the optimiser; where there is a `convolution_rate`, the net's convolutions have that part."""
-    rate = settings["learning_rate"]
-    slow: set[int] = set()
-    if "convolution_rate" in settings:
-        convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
-        slow = {id(each) for layer in convolutions for each in layer.parameters()}
-
-    def made(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        given = list(parameters)
-        groups: list[dict[str, Any]] = [{"params": [each for each in given if id(each) not in slow]}]
-        if slow:
-            # A regressor is no layer of the net, and has the full rate.
-            convolved = [each for each in given if id(each) in slow]
-            groups.append({"params": convolved, "lr": rate * settings["convolution_rate"]})
-        if settings["optimizer"].startswith("SGD"):
-            return SGD(groups, lr=rate, momentum=0.5, fused=True)
-        # The authors' library divides by no less than 1e-5, torch adds that much.
-        return RMSprop(groups, lr=rate, alpha=0.9, eps=1e-5)
-
-    return made
-
-
-def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRScheduler] | None:
-    if "momentum_epochs" not in settings:
-        return None
-
-    def within(epochs: str) -> int:
-        return max(1, int(settings[epochs]) // int(settings["shorter"]) * steps)
-
-    if "rate_divisor" in settings:
-        rate = {"divisor": settings["rate_divisor"]}
-    else:
-        rate = {"end": settings["rate_end"], "last": within("rate_epochs")}
-    final, ramp = settings["final_momentum"], within("momentum_epochs")
-    return lambda optimizer: _RateAndMomentum(optimizer, **rate, final=final, ramp=ramp)
-
-
-class _RateAndMomentum(LRScheduler):
-    """Lower the learning rate a little each step, and raise the momentum from 0.5 to `final` within `ramp` steps.
-
-    The rate is divided by `divisor` at each step, or falls linearly to the part `end` of it within `last` steps.
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        final: float,
-        ramp: int,
-        divisor: float = 1.0,
-        end: float = 1.0,
-        last: int = 1,
-    ) -> None:
-        self.final, self.ramp = final, ramp
-        self.divisor, self.end, self.last = divisor, end, last
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float | Tensor]:
-        step = self.last_epoch
-        for group in self.optimizer.param_groups:
-            group["momentum"] = 0.5 + (self.final - 0.5) * min(1.0, step / self.ramp)
-        left = 1 - (1 - self.end) * min(1.0, step / self.last)
-        return [max(1e-6, base * left / self.divisor**step) for base in self.base_lrs]
 
 
 def _own_teacher(seed: int) -> Sequence[Key]:

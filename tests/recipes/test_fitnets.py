@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdrepro import engine, metrics, predict
 from kdrepro.caching import CachedTeacher
 from kdrepro.claims import Comparison, Side, paper
+from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.ledger import Ledger, Row
 from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet
 from kdrepro.models import maxout
@@ -310,7 +311,7 @@ def test_the_second_stage_starts_from_the_guided_layers_of_the_first_and_new_lay
         found.update({name: value.clone() for name, value in self.net.state_dict().items()})
         raise Stopped
 
-    monkeypatch.setattr(fitnets._Training, "classify", caught)
+    monkeypatch.setattr(FitNetTraining, "classify", caught)
     with pytest.raises(Stopped):
         its.run([("fitnet", 0)])
     fresh = Run(its, "fitnet", RECIPE.arm("fitnet"), 0).build().state_dict()
@@ -379,42 +380,13 @@ def test_a_first_stage_that_is_done_is_not_trained_again(longer, undisturbed, mo
 # The depth study on CIFAR-10: a shorter schedule is the same one in less time.
 
 
-def test_convolutions_have_a_part_of_the_rate_and_the_regressor_all_of_it():
-    its = settings("depth5_hint", "reduced")
-    net, regressor = RECIPE.build(its), nn.Conv2d(2, 2, 1)
-    optimizer = fitnets._optimizer(its, net)([*net.parameters(), *regressor.parameters()])
-    rates = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            rate = 0.005 * (0.05 if isinstance(layer, nn.Conv2d) else 1)
-            assert [rates[id(each)] for each in layer.parameters()] == pytest.approx([rate, rate])
-    assert {rates[id(each)] for each in regressor.parameters()} == {0.005}
-
-
-def test_the_teachers_rate_and_momentum_end_where_the_whole_schedule_ends():
-    for protocol, epochs in (("reduced", 10), ("paper", 500)):
-        its = settings("cifar_teacher", protocol)
-        assert its["epochs"] // its["shorter"] == epochs
-        weight = nn.Parameter(torch.zeros(1))
-        optimizer = torch.optim.SGD([weight], lr=0.17, momentum=0.5)
-        schedule = fitnets._schedule(its, 3)(optimizer)
-        found = []
-        for _ in range(3 * epochs):
-            optimizer.step()
-            schedule.step()
-            found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
-        assert found[-1] == pytest.approx((0.0017, 0.65))
-        # Half way the momentum has risen, and the rate has fallen by half of what it falls.
-        assert found[3 * epochs // 2 - 1] == pytest.approx((0.17 * 0.505, 0.65))
-
-
 @pytest.mark.parametrize("kind", ["alone", "kd", "hint"])
 def test_no_net_of_the_depth_study_has_more_epochs_than_another(kind, monkeypatch):
     arm = RECIPE.arm(f"depth7_{kind}")
     its = settings(f"depth7_{kind}", "reduced")
     assert len(its["max_norm"]) == len(list(RECIPE.build(its).children()))
     stages = 2 if arm.train is fitnets.fitnet else 1
-    training = object.__new__(fitnets._Training)
+    training = object.__new__(FitNetTraining)
     training.settings, training.shorter = its, its["shorter"] * stages
     assert stages * (its["epochs"] // training.shorter) == 20
     assert its["patience"] // training.shorter >= its["epochs"] // training.shorter
@@ -433,6 +405,6 @@ def test_what_a_teacher_said_is_kept_for_its_weights_and_precision(done, monkeyp
     files: list[str] = []
     run = Run(done, "kd", RECIPE.arm("kd"), 0)
     run.config["hidden"] = None
-    fitnets._Training(run)
+    FitNetTraining(run)
     (name,) = files
-    assert re.fullmatch(r"fitnets\.smoke\.teacher\.s0\.logits\.[0-9a-f]{12}\.fp32\.safetensors", name)
+    assert re.fullmatch(r"fitnets\.smoke\.teacher\.s0\.logits\.[0-9a-f]{16}\.fp32\.safetensors", name)

@@ -17,6 +17,7 @@ from kdrepro.methods.sequence_kd import closest_to_reference
 from kdrepro.recipes import sequence_kd
 from kdrepro.recipes.sequence_kd import RECIPE, config, own_text
 from kdrepro.runs import Run, Runner
+from kdrepro.translator_training import TranslatorTraining
 
 CMU = {name.removeprefix("cmu_") for name in RECIPE.arms if name.startswith("cmu_")}
 UNTAUGHT = {"teacher", "student_alone"}
@@ -165,13 +166,13 @@ def test_the_corpus_is_what_the_teachers_beam_gives(done, text):
 
 def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypatch):
     trained_on: list[tuple[list[list[int]], list[list[int]]]] = []
-    real = sequence_kd._Training.fit
+    real = TranslatorTraining.fit
 
     def noted(self, pairs, *rest, **options):
         trained_on.append(pairs)
         return real(self, pairs, *rest, **options)
 
-    monkeypatch.setattr(sequence_kd._Training, "fit", noted)
+    monkeypatch.setattr(TranslatorTraining, "fit", noted)
     again = runner(done.work / "again", work=done.work)
     again.run([("cmu_seq_inter", 0)])
     ((sources, targets),) = trained_on
@@ -191,7 +192,7 @@ def test_interpolation_takes_its_pairs_from_the_whole_text(done, text, monkeypat
     again = runner(done.work / "half")
     again.run(again.plan(["cmu_teacher"], [0]))
     arm = RECIPE.arm("cmu_teacher_inter")
-    training = sequence_kd._Training(Run(again, "cmu_teacher_inter", arm, 0), sequence_kd.CORPORA)
+    training = TranslatorTraining(Run(again, "cmu_teacher_inter", arm, 0), at_least=1, phonemes=True)
     sources, targets = training.closest()
     assert sources == text.sources[::2]
     beams = beam_search(training.teacher, sources, width=10, n_best=10, max_length=12, device="cpu")

@@ -1,0 +1,151 @@
+"""How the translators of Kim & Rush (2016) are trained: on references, or on what a teacher's beam finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from kdrepro import devices
+from kdrepro.data.parallel import EncodedText, write_lines
+from kdrepro.data.text import SentenceBatches
+from kdrepro.decode import Hypothesis
+from kdrepro.members import History
+from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
+from kdrepro.pruning import remaining_weights
+from kdrepro.runs import Result, Run
+from kdrepro.translation import TranslationTest
+
+
+class TranslatorTraining:
+    """The text, the net and the teacher of one run.
+
+    A word has to be in the text `at_least` so often to be in the vocabulary. The sentences are language, or the words
+    of a dictionary and their `phonemes`.
+    """
+
+    def __init__(self, run: Run, *, at_least: int, phonemes: bool) -> None:
+        self.run, self.settings = run, run.config
+        self.text = EncodedText.of(run.data, at_least=at_least)
+        self.net = run.started()
+        self.teacher = run.teachers()[0] if run.arm.needs(run.seed) else None
+        self.test = TranslationTest(
+            self.text,
+            width=self.settings["beam"],
+            max_length=self.settings["max_length"],
+            device=run.runner.where,
+            precision=run.runner.precision,
+            phonemes=phonemes,
+        )
+        self.settings["train_size"] = len(self.text.sources)
+        if not phonemes:
+            self.settings["bleu_signature"] = self.test.signature()
+
+    def references(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the training pairs as they are."""
+        return self.text.sources, self.text.targets
+
+    def translations(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the training sources, each with what the teacher's beam makes of it (Seq-KD).
+
+        Both are also written as text, a sentence a line, for whoever trains with another toolkit.
+        """
+        found, file = self._search(self.text.sources, width=self.settings["beam"], n_best=1)
+        pairs = [
+            (source, several[0].tokens) for source, several in zip(self.text.sources, found, strict=True)
+        ]
+        write_lines(file.with_suffix(".source.txt"), [source for source, _ in self.text.data.train])
+        write_lines(file.with_suffix(".target.txt"), [self.text.written(tokens) for _, tokens in pairs])
+        return [source for source, _ in pairs], [tokens for _, tokens in pairs]
+
+    def closest(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return training sources, each with the hypothesis of a wide beam nearest to its reference (Seq-Inter)."""
+        width, count = self.settings["interpolation_beam"], len(self.text.sources)
+        # Every second pair, say: the first half of a file need not be like the second.
+        places = range(0, count, max(1, round(count / self.settings["interpolation_sentences"])))
+        sources = [self.text.sources[place] for place in places]
+        references = [self.text.data.train[place][1] for place in places]
+        found, _ = self._search(sources, width=width, n_best=width)
+        targets = []
+        for several, reference in zip(found, references, strict=True):
+            chosen = closest_to_reference([self.text.written(each.tokens) for each in several], reference)
+            targets.append(several[chosen].tokens)
+        return sources, targets
+
+    def _search(
+        self, sources: list[list[int]], *, width: int, n_best: int
+    ) -> tuple[list[list[Hypothesis]], Path]:
+        """Return what the teacher's beam finds, and the file that keeps it for all that learn from this teacher."""
+        runner, run = self.run.runner, self.run
+        # A teacher that goes on from its own translations is its own teacher.
+        name, seed = run.arm.needs(run.seed)[0]
+        assert self.teacher is not None
+        label = f"{run.name} seed {run.seed}: the teacher's beam of {width}"
+
+        def tell(done: int, of: int) -> None:
+            if runner.progress:
+                print(f"{label}: {done:,} of {of:,} sentences", flush=True)
+
+        file = runner.work / "translations" / f"{runner.run_id(name, seed)}.beam{width}.jsonl"
+        with devices.autocast(runner.precision, runner.where):
+            found = teacher_translations(
+                self.teacher,
+                sources,
+                width=width,
+                n_best=n_best,
+                max_length=self.settings["max_length"],
+                file=file,
+                teacher_id=runner.weights_digest(name, seed),
+                device=str(runner.where),
+                progress=tell,
+            )
+        self.settings[f"translations_{width}"] = found.checksum[:16]
+        return found.hypotheses, file
+
+    def fit(
+        self,
+        pairs: tuple[list[list[int]], list[list[int]]],
+        objective: nn.Module,
+        *,
+        epochs: int,
+        rate: float = 1.0,
+        part: str = "",
+        **options: Any,
+    ) -> History:
+        settings = self.settings
+        batches = SentenceBatches(*pairs, batch_size=settings["batch_size"], seed=self.run.seed)
+        steps = epochs * len(batches)
+        return self.run.fit(
+            self.net,
+            objective,
+            batches,
+            teacher=self.teacher if isinstance(objective, WordLevelKD) else None,
+            epochs=epochs,
+            optimizer=_optimizer(settings["learning_rate"] * rate),
+            schedule=_schedule(steps),
+            gradient_clip=settings["gradient_clip"],
+            part=part,
+            **options,
+        )
+
+    def result(self, history: History) -> Result:
+        pruned = "pruned" in self.settings
+        return Result(
+            self.test.measure(self.net, self.teacher),
+            self.net,
+            history,
+            parameters=remaining_weights(self.net) if pruned else None,
+            samples=self.test.samples(self.net),
+        )
+
+
+def _optimizer(rate: float) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    return lambda parameters: Adam(parameters, lr=rate, fused=True)
+
+
+def _schedule(steps: int) -> Callable[[Optimizer], LRScheduler]:
+    return lambda optimizer: LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
