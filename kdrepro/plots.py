@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from kdrepro.bars import Column, bars
-from kdrepro.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, new_chart, say, scattered
-from kdrepro.claims import Comparison, Side, paper
-from kdrepro.digits import dark_knowledge
+from kdrepro.claims import Side, paper
+from kdrepro.exhibits.bars import Column, bars
+from kdrepro.exhibits.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, new_chart, say
+from kdrepro.exhibits.digits import dark_knowledge
+from kdrepro.exhibits.forest import forest
+from kdrepro.exhibits.slider import temperature_slider
 from kdrepro.intervals import mean_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import compare, difference, labelled, readings, rows_shown, summary
-from kdrepro.slider import temperature_slider
+from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.verdicts import judge
 
 __all__ = [
@@ -35,59 +36,6 @@ __all__ = [
     "temperature_curve",
     "temperature_slider",
 ]
-
-
-def forest(
-    ledger: Ledger,
-    recipe: str,
-    comparisons: Sequence[tuple[str, str]] | Mapping[str, tuple[str, str]],
-    *,
-    metric: str = "test_errors",
-    protocol: str = "paper",
-    one_run: Collection[str] = (),
-) -> Chart:
-    """The paired differences first minus second, each with every pair as a dot, its mean and its 95 % interval.
-
-    Comparisons are given and paired as in `tables.paired_table`. The diamond is filled where the interval misses
-    the zero line.
-    """
-    rows = rows_shown(ledger, recipe, protocol)
-    named = labelled(comparisons)
-    with matplotlib.rc_context(STYLE):
-        chart = new_chart(9.0, 1.5 + 0.55 * max(len(named), 1))
-        axes = chart.subplots()
-        axes.axvline(0, color="black", linewidth=1)
-        drawn = 0
-        for place, (first, second) in enumerate(named.values()):
-            axes.axhline(place, color="#eeeeee", linewidth=0.8, zorder=0)
-            sides = Comparison(Side.of(first, metric), Side.of(second, metric))
-            pairs = compare(rows, sides, one_run=one_run)
-            found = difference(pairs)
-            text = "not run"
-            if found is not None:
-                drawn += 1
-                settled = found.low > 0 or found.high < 0
-                values = [pair.difference for pair in pairs]
-                axes.plot(values, place + scattered(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
-                text = f"{number(found.mean)}, n = 1"
-                if len(pairs) > 1 and math.isfinite(found.half):
-                    axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
-                    text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {len(pairs)}"
-                face = BLUE if settled else "white"
-                axes.plot(found.mean, place, "D", markersize=8, markerfacecolor=face, markeredgecolor=BLUE)
-            # Negative numbers as matplotlib writes them on the axis.
-            axes.text(1.02, place, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center")
-        axes.set_yticks(range(len(named)), list(named))
-        axes.set_ylim(len(named) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel(f"difference in {metric.replace('_', ' ')}, first minus second, 95 % interval")
-        if not drawn:
-            axes.set_xlim(-1, 1)
-            axes.set_xticks([0])
-    return chart
 
 
 def _curve_of(axes: Axes, rows: Sequence[Row], units: int) -> bool:

@@ -9,11 +9,8 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from kdrepro.claims import Claim, Paper, paper, papers
-from kdrepro.judgement import VERDICTS, Judgement, number
-from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import rows_shown
-from kdrepro.render import Html, show
-from kdrepro.run_tables import (
+from kdrepro.exhibits.render import Html, show
+from kdrepro.exhibits.run_tables import (
     correction_table,
     cost_table,
     paired_table,
@@ -22,6 +19,9 @@ from kdrepro.run_tables import (
     setting,
     stamp,
 )
+from kdrepro.judgement import VERDICTS, Judgement, number
+from kdrepro.ledger import Ledger, Row
+from kdrepro.pairs import rows_shown
 from kdrepro.verdicts import judge_paper
 
 __all__ = [

@@ -17,8 +17,8 @@ from recorded_rows import hinton_rows, make_row, make_rows, teacher_run, write_l
 from scipy import stats
 
 from kdrepro import plots
-from kdrepro.charts import CYCLE
-from kdrepro.digits import softened
+from kdrepro.exhibits.charts import CYCLE
+from kdrepro.exhibits.digits import softened
 from kdrepro.ledger import Ledger
 
 

@@ -7,8 +7,8 @@ import re
 import pytest
 from chart_texts import assert_readable, texts
 
-from kdrepro import printed_gains as printed
 from kdrepro.claims import paper
+from kdrepro.exhibits import printed_gains as printed
 
 CLAIMS = paper("furlanello2018")
 

@@ -13,13 +13,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from kdrepro.bars import Column, bars
-from kdrepro.charts import BLUE, GREEN, GREY, ORANGE, PINK, RED, STYLE, Chart, new_chart, say, scattered
 from kdrepro.claims import Side, paper
+from kdrepro.exhibits.bars import Column, bars
+from kdrepro.exhibits.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    STYLE,
+    Chart,
+    new_chart,
+    say,
+    scattered,
+)
+from kdrepro.exhibits.run_tables import NOT_RUN, plus_minus
 from kdrepro.intervals import mean_interval
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
-from kdrepro.run_tables import NOT_RUN, plus_minus
 
 # The arms on MNIST: what they are called in a figure, and their colour everywhere.
 ARMS = {

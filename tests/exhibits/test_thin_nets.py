@@ -11,8 +11,9 @@ from chart_texts import assert_readable, texts
 from recorded_rows import make_row, make_rows, write_ledger
 from scipy import stats
 
-from kdrepro import plots, thin_nets
-from kdrepro.bars import Column, bars
+from kdrepro import plots
+from kdrepro.exhibits import thin_nets
+from kdrepro.exhibits.bars import Column, bars
 from kdrepro.ledger import Ledger, Row
 
 

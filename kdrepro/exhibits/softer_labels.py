@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import matplotlib
 
-from kdrepro.charts import BLUE, GREY, ORANGE, STYLE, Chart, new_chart, say, scattered
 from kdrepro.claims import Comparison, Side
-from kdrepro.generations import FAMILIES, PAPER, RECIPE, not_yet
+from kdrepro.exhibits.charts import BLUE, GREY, ORANGE, STYLE, Chart, new_chart, say, scattered
+from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, not_yet
 from kdrepro.intervals import Interval, ratio_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row

@@ -17,8 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kdrepro.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
 from kdrepro.claims import Side
+from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.verdicts import judge_paper

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 
-from kdrepro.charts import GREY, STYLE, Chart, new_chart, scattered
 from kdrepro.claims import Side
+from kdrepro.exhibits.charts import GREY, STYLE, Chart, new_chart, scattered
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary

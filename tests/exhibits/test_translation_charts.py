@@ -9,7 +9,7 @@ from chart_texts import assert_readable, texts
 from recorded_rows import write_ledger
 from translation_rows import LEVELS, translation_row, translation_rows
 
-from kdrepro import translation_charts as drawn
+from kdrepro.exhibits import translation_charts as drawn
 from kdrepro.recipes.sequence_kd import RECIPE
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.gridspec import GridSpec
 
-from kdrepro.charts import GREY, STYLE, Chart, new_chart
+from kdrepro.exhibits.charts import GREY, STYLE, Chart, new_chart
 from kdrepro.judgement import number
 
 Maps = Mapping[str, Mapping[str, Any]]

@@ -10,7 +10,7 @@ from recorded_rows import write_ledger
 
 from kdrepro import tables
 from kdrepro.claims import Side, paper
-from kdrepro.questions import BORN_AGAIN, SEQUENCE_KD, question_table, tally
+from kdrepro.exhibits.questions import BORN_AGAIN, SEQUENCE_KD, question_table, tally
 
 CLAIMS = paper("furlanello2018")
 

@@ -10,9 +10,18 @@ import torch
 from matplotlib.colors import to_rgb
 from recorded_rows import make_row, write_ledger
 
-from kdrepro import attention_forms, attention_transfer_loss, tables
-from kdrepro.attention_forms import GAINS, answer, code_weight, gains, pull, pull_curve, strength_curve
+from kdrepro import attention_transfer_loss, tables
 from kdrepro.claims import paper
+from kdrepro.exhibits import attention_forms
+from kdrepro.exhibits.attention_forms import (
+    GAINS,
+    answer,
+    code_weight,
+    gains,
+    pull,
+    pull_curve,
+    strength_curve,
+)
 from kdrepro.recipes.attention_transfer import ARMS
 
 LEVELS = {

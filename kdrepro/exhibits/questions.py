@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdrepro.generations import not_yet
+from kdrepro.exhibits.generations import not_yet
 from kdrepro.judgement import VERDICTS
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper

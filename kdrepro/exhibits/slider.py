@@ -10,8 +10,8 @@ import json
 import numpy as np
 from matplotlib.image import imsave
 
-from kdrepro.digits import Digits, checked_digits, softened
-from kdrepro.render import Html
+from kdrepro.exhibits.digits import Digits, checked_digits, softened
+from kdrepro.exhibits.render import Html
 
 LEAST, MOST = 1.0, 30.0
 # Below this share a bar of the logarithmic view has no height.

@@ -16,8 +16,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from kdrepro.charts import BLUE, CYCLE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, Chart, new_chart, say
 from kdrepro.claims import Side
+from kdrepro.exhibits.charts import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    STYLE,
+    Chart,
+    new_chart,
+    say,
+)
 from kdrepro.ledger import Ledger, Row
 from kdrepro.mode_masses import EDGES, METRICS
 from kdrepro.pairs import readings, rows_shown, summary

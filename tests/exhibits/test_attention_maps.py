@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from kdrepro.attention_maps import distance_table, map_grid, mean_distances
+from kdrepro.exhibits.attention_maps import distance_table, map_grid, mean_distances
 
 SIDES = {"group0": 8, "group1": 4, "group2": 2}
 NETS = ("teacher", "student alone", "student with maps")

@@ -14,12 +14,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullLocator
 
-from kdrepro.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
 from kdrepro.claims import Side, paper
+from kdrepro.exhibits.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
+from kdrepro.exhibits.forest import forest
 from kdrepro.judgement import Judgement
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
-from kdrepro.plots import forest
 from kdrepro.verdicts import judge_paper
 
 RECIPE, PAPER = "attention_transfer", "zagoruyko2017"

@@ -6,7 +6,7 @@ import pytest
 from recorded_rows import write_ledger
 from translation_rows import SAID, translation_row
 
-from kdrepro.beam_tables import beam_table, recorded_beam, side_by_side
+from kdrepro.exhibits.beam_tables import beam_table, recorded_beam, side_by_side
 from kdrepro.methods.sequence_kd import closest_to_reference
 from kdrepro.tables import show
 from kdrepro.text_metrics import sentence_bleu

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import matplotlib
 import pandas as pd
 
-from kdrepro.charts import BLUE, CYCLE, GREY, RED, STYLE, Chart, new_chart
 from kdrepro.claims import paper
+from kdrepro.exhibits.charts import BLUE, CYCLE, GREY, RED, STYLE, Chart, new_chart
 
 PAPER = "furlanello2018"
 # Table 1 by net, and Table 2 likewise; the first net of Table 1 has a claim for each of its two numbers.

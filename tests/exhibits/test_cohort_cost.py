@@ -6,7 +6,7 @@ import pytest
 from born_again_rows import born_again_row
 from recorded_rows import write_ledger
 
-from kdrepro.cohort_cost import saving_table
+from kdrepro.exhibits.cohort_cost import saving_table
 
 PAIR = {"digits": ("few_ban1", "few_ban2")}
 

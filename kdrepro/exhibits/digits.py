@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from kdrepro.charts import BLUE, GREEN, STYLE, Chart, new_chart
+from kdrepro.exhibits.charts import BLUE, GREEN, STYLE, Chart, new_chart
 
 
 @dataclass(frozen=True)

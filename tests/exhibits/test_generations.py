@@ -11,9 +11,9 @@ from chart_texts import assert_readable, texts
 from recorded_rows import write_ledger
 from scipy import stats
 
-from kdrepro import generations
 from kdrepro.claims import paper
-from kdrepro.generations import FAMILIES, answer, by_generation, generation_arms, steps
+from kdrepro.exhibits import generations
+from kdrepro.exhibits.generations import FAMILIES, answer, by_generation, generation_arms, steps
 from kdrepro.ledger import Ledger
 from kdrepro.plots import forest
 from kdrepro.recipes.born_again import ARMS

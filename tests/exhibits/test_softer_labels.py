@@ -8,10 +8,11 @@ from born_again_rows import PROTOCOLS, born_again_row, born_again_rows
 from chart_texts import assert_readable, texts
 from recorded_rows import write_ledger
 
-from kdrepro import softer_labels, tables
+from kdrepro import tables
 from kdrepro.claims import paper
+from kdrepro.exhibits import softer_labels
+from kdrepro.exhibits.softer_labels import TARGETS, against_again, answer, relative_gain, relative_gains
 from kdrepro.recipes.born_again import ARMS
-from kdrepro.softer_labels import TARGETS, against_again, answer, relative_gain, relative_gains
 
 
 @pytest.fixture(scope="module")
