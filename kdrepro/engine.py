@@ -191,13 +191,13 @@ def fit_cohort(
         for member in members:
             frozen.check_apart(student=member.student, objective=member.objective)
     trainees = [Trainee(member, data, epochs=epochs, run=run, precision=precision) for member in members]
-    for trainee in trainees:
-        trainee.start(ask)
-
-    done = min(trainee.history.epochs for trainee in trainees)
-    bar = _bar(progress, epochs * len(data), done * len(data), run)
     devices_to_fork = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices_to_fork):
+        # The first examples are tried here already, and an objective may draw numbers for them.
+        for trainee in trainees:
+            trainee.start(ask)
+        done = min(trainee.history.epochs for trainee in trainees)
+        bar = _bar(progress, epochs * len(data), done * len(data), run)
         while waiting := [trainee for trainee in trainees if not trainee.finished]:
             # A cohort that was killed between two of its checkpoints has members that are an epoch ahead.
             epoch = min(trainee.history.epochs for trainee in waiting)

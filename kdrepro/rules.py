@@ -207,7 +207,8 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
         return Judgement(
             claim=claim,
             verdict="inconclusive",
-            detail=f"No share can be told of {shown}, which may be none, {n} pairs{settle(needed)}.",
+            detail=f"No share can be told of {shown}, which may be none or the other way round, {n} pairs"
+            f"{settle(needed)}.",
             n=n,
             protocol=claim.protocol,
             seeds_needed=needed,

@@ -303,6 +303,13 @@ def test_a_student_that_diverges_is_named_with_the_first_step_that_was_not_finit
     assert "learning rate" in str(caught.value)
 
 
+class Drawing(Supervised):
+    """An objective that draws numbers, as one that permutes the teacher does."""
+
+    def forward(self, student, teacher, batch):
+        return {"hard": super().forward(student, teacher, batch)["hard"] * (1 + torch.rand(()))}
+
+
 def test_no_random_state_of_the_caller_is_touched_or_used():
     trained = []
     for seed in (1, 2):
@@ -310,7 +317,7 @@ def test_no_random_state_of_the_caller_is_touched_or_used():
             seeding(seed)
         student = network(1)
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-        train(student, validate=lambda net: torch.rand(()).item())
+        train(student, objective=Drawing(), validate=lambda net: torch.rand(()).item())
         assert torch.equal(torch.get_rng_state(), before[0])
         assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
         trained.append(student.state_dict())

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kdrepro.claims import Side
 from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
+from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.verdicts import judge_paper
@@ -182,22 +183,24 @@ _LAST = {
     "inconclusive": "Whether the last is worse than the first, these runs do not decide.",
 }
 _FIT = {
-    "reproduced": "It also fits the training digits less, which is the mechanism that they derive.",
-    "contradicted": "It fits the training digits better, not less, which is not what they derive.",
+    "reproduced": "It gets {share} percentage points fewer of its training digits right, as they derive.",
+    "contradicted": "It gets {share} percentage points more of its training digits right, against what they derive.",
     "inconclusive": "On the digits that they were trained on the two do not differ measurably.",
 }
 
 
 def answer(ledger: Ledger) -> str:
     """Whether being born again helps, and goes on helping: Markdown made from the verdicts, a paragraph a data set."""
-    verdicts = {each.claim.id: each.verdict for each in judge_paper(PAPER, ledger)}
+    judged = {each.claim.id: each for each in judge_paper(PAPER, ledger)}
+    verdicts = {name: each.verdict for name, each in judged.items()}
     told = []
     for where, first, later, last in _CLAIMS:
         if verdicts[first] == "not run":
             continue
         words = [f"**On {where}** {_FIRST[verdicts[first]]}.", _later([verdicts[each] for each in later])]
         if last and "not run" not in (found := [verdicts[each] for each in last]):
-            words += [_LAST[found[0]], _FIT[found[1]]]
+            share = number(100 * abs(judged[last[1]].mean or 0.0))
+            words += [_LAST[found[0]], _FIT[found[1]].format(share=share)]
         told.append(" ".join(words))
     missing = [where for where, first, *_ in _CLAIMS if verdicts[first] == "not run"]
     return "\n\n".join([*told, *not_yet(missing)])

@@ -154,7 +154,7 @@ _TEACHER = {
 _PLAIN_TEACHER = {
     "reproduced": "and the teacher leaves fewer than smoothing",
     "contradicted": "and the teacher leaves more than smoothing",
-    "inconclusive": "nor can smoothing and the teacher",
+    "inconclusive": "and smoothing and the teacher cannot be told apart",
 }
 
 
@@ -167,5 +167,8 @@ def answer(ledger: Ledger) -> str:
             missing.append(where)
             continue
         beside = _TEACHER if verdicts[smoothed] == "reproduced" else _PLAIN_TEACHER
-        told.append(f"On {where} {_SMOOTHED[verdicts[smoothed]]}, {beside[verdicts[teacher]]}.")
+        end = beside[verdicts[teacher]]
+        if verdicts[smoothed] == verdicts[teacher] == "inconclusive":
+            end = "nor can smoothing and the teacher"
+        told.append(f"On {where} {_SMOOTHED[verdicts[smoothed]]}, {end}.")
     return " ".join([*told, *not_yet(missing)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
             in text
         )
         assert "it has turned, as Mobahi et al. say that it must" in text
-        assert "fits the training digits less" in text
+        assert re.search(r"gets [\d.]+ percentage points fewer of its training digits right", text)
     assert pictures.startswith(
         "**On CIFAR-10 in a short schedule** the first born-again generation makes fewer"
     )
@@ -145,7 +146,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
         ({"ban1": 51.0}, "and the labels once more cannot be told apart"),
         ({"ban1": 60.0}, "makes more errors than the labels once more"),
         ({"ban5": 30.0}, "so that it has not turned within five"),
-        ({"ban5": 30.0}, "It fits the training digits better, not less"),
+        ({"ban5": 30.0}, "more of its training digits right, against what they derive"),
         ({"ban5": 46.0}, "Whether the last is worse than the first, these runs do not decide"),
         ({"ban4": 0.0}, "2 with fewer errors, 2 not run yet"),
     ],

@@ -128,6 +128,10 @@ def test_the_shares_of_all_data_stand_in_one_figure(ledger):
         ),
         ({"smoothing": 51.0, "ban1": 51.0}, "cannot be told apart, nor can smoothing and the teacher."),
         (
+            {"smoothing": 60.0, "ban1": 60.0},
+            "leave more errors than plain ones, and smoothing and the teacher cannot be told apart.",
+        ),
+        (
             {"smoothing": 60.0},
             "leave more errors than plain ones, and the teacher leaves fewer than smoothing.",
         ),
