@@ -22,7 +22,8 @@ from tqdm import tqdm
 from kdrepro import checks, devices
 from kdrepro.caching import CachedTeacher
 from kdrepro.data.batches import Batches
-from kdrepro.members import Ask, History, Member, Trainee
+from kdrepro.members import Ask, Member, Trainee
+from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher, run_module
 from kdrepro.types import Batch, Outputs, TrainingData
 

@@ -11,13 +11,14 @@ from torch.optim import SGD, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import metrics
+from kdrepro.arms import Result
 from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data.batches import Batches
 from kdrepro.engine import outputs
-from kdrepro.members import History
 from kdrepro.methods.fitnets import FitNetKD, HintStage, regressor
 from kdrepro.models import maxout
-from kdrepro.runs import Result, Run
+from kdrepro.resume import History
+from kdrepro.runs import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs

@@ -1,12 +1,11 @@
-"""One student in training: its step, its optimiser, its random state, and what a resumed run needs of it."""
+"""One student in training: its steps, its optimiser, its random state, and its epochs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,25 +14,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import checks, devices
-from kdrepro.checkpoints import load_state, save_state
+from kdrepro.resume import History, State, Step, signature
 from kdrepro.teacher import run_module
 from kdrepro.types import Batch, Outputs, TrainingData
 
 Ask = Callable[[Batch], Outputs]
-
-
-@dataclass
-class History:
-    """What `fit` leaves: one value per epoch for `loss`, each `loss/<term>`, `learning_rate`, and `validation`.
-
-    The learning rate is the one that the schedule has come to when the epoch ends, that of the next step.
-    `best_epoch` (from 0) is that of the weights kept when `validate` was given; `seconds` counts resumed parts too.
-    """
-
-    curves: dict[str, list[float]] = field(default_factory=dict)
-    epochs: int = 0
-    seconds: float = 0.0
-    best_epoch: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -62,27 +47,6 @@ class Member:
                 )
 
 
-class Step(nn.Module):
-    """Student and objective as the one module that is trained, which is what distributed training wraps."""
-
-    def __init__(
-        self, student: nn.Module, objective: nn.Module, precision: str, device: torch.device
-    ) -> None:
-        super().__init__()
-        self.student, self.objective = student, objective
-        self.precision, self.device = precision, device
-
-    def forward(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
-        with devices.autocast(self.precision, self.device):
-            outputs = run_module(self.student, batch.inputs, side="student")
-        terms: dict[str, Tensor] = self.objective(outputs, teacher, batch)
-        if not terms:
-            raise ValueError(
-                f"objective: {type(self.objective).__name__} returned no terms, expected at least one"
-            )
-        return terms
-
-
 class Trainee:
     """A `Member` on its device: what the loop of `fit` asks for one step, and for the start and end of an epoch."""
 
@@ -106,12 +70,12 @@ class Trainee:
         self.scheduler = self.member.schedule(self.optimizer) if self.member.schedule else None
         # Not the optimiser: Accelerate's wrapper looks for packages on the disk at every step, and adds nothing here.
         self.wrapped = self.run.prepare(self.step)
-        self.state = _State(
+        self.state = State(
             self.step,
             self.optimizer,
             self.scheduler,
             Path(self.member.checkpoint) if self.member.checkpoint else None,
-            _signature(self.step, self.data, self.epochs, self.optimizer),
+            signature(self.step, self.data, self.epochs, self.optimizer),
         )
         self.history = self.state.load()
 
@@ -268,77 +232,3 @@ def _validate(validate: Callable[[nn.Module], float], student: nn.Module) -> flo
 def _is_new_best(curve: list[float]) -> bool:
     # NaN is no better than anything, and anything is better than NaN.
     return curve[-1] == curve[-1] and not any(earlier <= curve[-1] for earlier in curve[:-1])
-
-
-def _signature(step: Step, data: TrainingData, epochs: int, optimizer: Optimizer) -> dict[str, Any]:
-    return {
-        "epochs": epochs,
-        "batch_size": data.batch_size,
-        "seed": data.seed,
-        "examples": data.examples,
-        "precision": step.precision,
-        "objective": repr(step.objective),
-        # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.
-        "optimizer": " ".join(repr(optimizer).split()),
-        "parameters": sum(parameter.numel() for parameter in step.parameters()),
-    }
-
-
-class _State:
-    """What a resumed run needs, and the weights of the best epoch."""
-
-    def __init__(
-        self,
-        step: Step,
-        optimizer: Optimizer,
-        scheduler: LRScheduler | None,
-        file: Path | None,
-        signature: dict[str, Any],
-    ) -> None:
-        self.step, self.optimizer, self.scheduler = step, optimizer, scheduler
-        self.file, self.signature = file, signature
-        self.best: dict[str, Tensor] | None = None
-        self.saved = time.monotonic()
-
-    def keep_best(self) -> None:
-        self.best = {name: value.detach().clone() for name, value in self.step.state_dict().items()}
-
-    def restore_best(self) -> None:
-        if self.best is not None:
-            self.step.load_state_dict(self.best)
-
-    def save(self, history: History, *, at_once: bool, every: float) -> None:
-        if self.file is None or (not at_once and time.monotonic() - self.saved < every):
-            return
-        state = {
-            "signature": self.signature,
-            "history": vars(history),
-            "step": self.step.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "best": self.best,
-        }
-        save_state(state, self.file)
-        self.saved = time.monotonic()
-
-    def load(self) -> History:
-        if self.file is None or not self.file.exists():
-            return History()
-        state = load_state(self.file)
-        found = state.get("signature", {})
-        other = [
-            f"{name} {found.get(name)!r}, here {value!r}"
-            for name, value in self.signature.items()
-            if found.get(name) != value
-        ]
-        if other:
-            raise ValueError(
-                f"checkpoint: {self.file} was written by another run ({'; '.join(other)}); "
-                "delete it or name another file"
-            )
-        self.step.load_state_dict(state["step"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.best = state["best"]
-        return History(**state["history"])

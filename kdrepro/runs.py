@@ -6,14 +6,10 @@ run's net trains that first if its weights are not there.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib.metadata
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -23,78 +19,14 @@ import torch
 from torch import nn
 
 from kdrepro import checks, devices, metrics
+from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.checkpoints import load_weights, save_weights
 from kdrepro.engine import fit, predict
 from kdrepro.ledger import Ledger, user_folder
-from kdrepro.members import History
+from kdrepro.provenance import source_state, versions
+from kdrepro.resume import History
 from kdrepro.row import PROTOCOLS, SPLITS, Row, run_id
 from kdrepro.teacher import FrozenTeacher
-
-Key = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One thing that a recipe trains: how, from which other runs' nets, and with how many seeds it is recorded.
-
-    `overrides` are settings of this arm laid over the recipe's for its `base` (default: its own name). `load` gives the
-    data set where that is not the recipe's, and `protocols` says at which the arm can be trained. Arms of one seed
-    that name the same `cohort` are trained together, by the recipe's `train_cohort`, wherever a plan holds several.
-    `start` is the arm whose trained weights, of the same seed, this one goes on from.
-    """
-
-    summary: str
-    train: Callable[[Run], Result]
-    seeds: int = 5
-    needs: Callable[[int], Sequence[Key]] = lambda seed: ()
-    base: str = ""
-    overrides: dict[str, Any] = field(default_factory=dict)
-    load: Callable[[str], Any] | None = None
-    protocols: Sequence[str] = PROTOCOLS
-    cohort: str = ""
-    start: str = ""
-
-    def before(self, seed: int) -> list[Key]:
-        """The runs whose nets this one learns from or goes on from."""
-        return [*self.needs(seed), *([(self.start, seed)] if self.start else [])]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The program of one paper: its arms in order, and the settings, data and nets that they use.
-
-    `config(base, protocol)` gives the settings of an arm, `load(protocol)` the data set (with `name`, `digest`,
-    `train`, `test` and `held_out(count)`), `build(config)` a net. `candidates` are the settings that were tried on
-    training data held out, by arm; `held_out` says how many examples. `train_cohort` trains several runs of one seed
-    on the same batches and gives what `Arm.train` would give for each.
-    """
-
-    name: str
-    arms: dict[str, Arm]
-    config: Callable[[str, str], dict[str, Any]]
-    load: Callable[[str], Any]
-    build: Callable[[dict[str, Any]], nn.Module]
-    candidates: dict[str, Sequence[dict[str, Any]]]
-    held_out: int
-    train_cohort: Callable[[Sequence[Run]], Sequence[Result]] | None = None
-
-    def arm(self, name: str) -> Arm:
-        """Return an arm by name; a wrong one raises `ValueError` with the right ones."""
-        return self.arms[checks.choice("arm", name, self.arms)]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What training an arm gives: its metrics, the net (`None` where nothing was trained) and its history.
-
-    `samples` are texts that the net wrote, by what they are.
-    """
-
-    metrics: dict[str, float]
-    model: nn.Module | None = None
-    history: History = field(default_factory=History)
-    parameters: int | None = None
-    samples: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -359,49 +291,3 @@ class Runner:
         for file in [self.checkpoint(run.id), *self.work.glob(f"checkpoints/{run.id}+*.pt")]:
             file.unlink(missing_ok=True)
         return row
-
-
-def candidates(recipe: Recipe) -> Recipe:
-    """Return the recipe whose arms are the settings to choose from, named `<arm>.try<number>`."""
-    arms = {
-        f"{name}.try{number}": dataclasses.replace(
-            recipe.arm(name),
-            base=recipe.arm(name).base or name,
-            overrides=recipe.arm(name).overrides | overrides,
-            seeds=1,
-        )
-        for name, tried in recipe.candidates.items()
-        for number, overrides in enumerate(tried)
-    }
-    return dataclasses.replace(recipe, arms=recipe.arms | arms)
-
-
-def source_state() -> tuple[str | None, bool]:
-    """Return the commit that the package runs from, and whether its sources differ from it; (None, False) without git.
-
-    Recorded rows do not count as sources: they come in while a recording goes on.
-    """
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        # An installed package may lie inside somebody else's repository.
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", ":(exclude)results"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, False
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("kdrepro", "torch", "torchvision", "accelerate", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

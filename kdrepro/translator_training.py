@@ -11,13 +11,14 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdrepro import devices
+from kdrepro.arms import Result
 from kdrepro.data.parallel import EncodedText, write_lines
 from kdrepro.data.text import SentenceBatches
 from kdrepro.decode import Hypothesis
-from kdrepro.members import History
 from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
 from kdrepro.pruning import remaining_weights
-from kdrepro.runs import Result, Run
+from kdrepro.resume import History
+from kdrepro.runs import Run
 from kdrepro.translation import TranslationTest
 
 

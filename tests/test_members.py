@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from kdrepro import AttentionTransfer, Batches, HintonKD, Outputs, Supervised, fit
 from kdrepro.data.batches import Jitter
 from kdrepro.engine import fit_cohort
-from kdrepro.members import History, Member
+from kdrepro.members import Member
+from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher
 
 IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))

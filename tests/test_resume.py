@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from kdrepro import Batches, HintonKD, fit, members
+from kdrepro import Batches, HintonKD, fit, resume
 from kdrepro.checkpoints import load_state
 from kdrepro.data.batches import Jitter
 from kdrepro.ledger import Ledger
@@ -203,7 +203,7 @@ def test_a_truncated_checkpoint_is_refused_by_name(kept, tmp_path):
 
 def test_checkpoints_are_written_no_more_often_than_asked_and_at_the_end(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(members, "save_state", lambda state, file: saved.append(state["history"]["epochs"]))
+    monkeypatch.setattr(resume, "save_state", lambda state, file: saved.append(state["history"]["epochs"]))
     train(tmp_path / "state.pt", checkpoint_seconds=3600.0)
     assert saved == [EPOCHS]
     train(tmp_path / "state.pt")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from small_networks import batch, network
 
-from kdrepro import Batches, Supervised, runs
+from kdrepro import Batches, Supervised
+from kdrepro.arms import Arm, Recipe, Result, candidates
 from kdrepro.data.examples import DataSet, Examples
 from kdrepro.ledger import Ledger
-from kdrepro.runs import Arm, Recipe, Result, Run, Runner
+from kdrepro.runs import Run, Runner
 
 SEEN: list[tuple[str, int]] = []
 
@@ -160,7 +158,7 @@ def test_held_out_examples_take_the_place_of_the_test_set(tmp_path):
 
 
 def test_candidates_are_arms_with_the_settings_laid_over():
-    tried = runs.candidates(RECIPE)
+    tried = candidates(RECIPE)
     assert set(tried.arms) == {*RECIPE.arms, "first.try0", "first.try1", "faster.try0"}
     assert [tried.arm(f"first.try{n}").overrides["learning_rate"] for n in (0, 1)] == [0.01, 0.3]
     assert tried.arm("faster.try0").overrides == {"learning_rate": 0.5, "extra": 1}
@@ -172,54 +170,3 @@ def test_progress_is_labelled_with_arm_and_seed(tmp_path, capsys):
     its = Runner(RECIPE, protocol="quick", ledger=Ledger(tmp_path), work=tmp_path, device="cpu")
     its.run([("first", 2)])
     assert capsys.readouterr().out.startswith("first seed 2: epoch 1/2 loss ")
-
-
-def git(folder: Path, *words: str) -> None:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a package in it, from which `runs` seems to be loaded."""
-    for name in list(os.environ):
-        if name.startswith("GIT_"):
-            monkeypatch.delenv(name)
-    package = tmp_path / "kdrepro"
-    (package / "results").mkdir(parents=True)
-    shutil.copy(runs.__file__, package / "runs.py")
-    (package / "__init__.py").write_text("")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", "-A")
-    git(tmp_path, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
-    return tmp_path
-
-
-def test_a_committed_package_is_clean(repository):
-    commit, dirty = runs.source_state()
-    assert len(commit) == 40
-    assert not dirty
-
-
-@pytest.mark.parametrize("file", ["kdrepro/runs.py", "kdrepro/new.py"])
-def test_a_changed_or_new_source_is_dirty(file, repository):
-    with (repository / file).open("a") as content:
-        content.write("# changed\n")
-    assert runs.source_state()[1]
-
-
-@pytest.mark.parametrize("file", ["kdrepro/results/row.json", "README.md"])
-def test_rows_that_come_in_and_files_elsewhere_are_not_sources(file, repository):
-    (repository / file).write_text("{}")
-    assert not runs.source_state()[1]
-
-
-def test_a_package_that_lies_in_somebody_elses_repository_has_no_commit(repository):
-    git(repository, "rm", "-q", "-r", "--cached", "kdrepro")
-    assert runs.source_state() == (None, False)
-
-
-def test_without_git_there_is_no_commit(repository, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert runs.source_state() == (None, False)

@@ -6,7 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from kdrepro import checks
-from kdrepro.runs import Recipe
+from kdrepro.arms import Recipe
 
 
 def names() -> list[str]:

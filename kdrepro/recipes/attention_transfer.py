@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.data import cifar, mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
@@ -27,7 +28,7 @@ from kdrepro.methods.hinton_kd import HintonKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.row import PROTOCOLS
-from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.runs import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
+from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.data import cifar, mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
@@ -31,7 +32,7 @@ from kdrepro.methods.born_again import (
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.mlp import MLP
 from kdrepro.models.wide_resnet import WideResNet
-from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.runs import Run
 from kdrepro.teacher import FrozenTeacher
 
 _PICTURES: dict[str, Any] = {

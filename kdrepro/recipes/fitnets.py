@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import nn
 
+from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.data import cifar, mnist
 from kdrepro.data.examples import DataSet
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.methods.fitnets import JointFitNet
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
-from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.runs import Run
 
 # Appendix A.2: 50,000 digits to train on and 10,000 to stop by, both stages alike. The constraint on the weights and
 # the optimiser's constants are in the authors' configuration file only.

@@ -22,6 +22,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kdrepro import metrics
+from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, Jitter
@@ -30,7 +31,7 @@ from kdrepro.engine import predict
 from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.mlp import MLP, max_norm_
-from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.runs import Run
 from kdrepro.teacher import FrozenTeacher
 
 TEMPERATURES = (1, 2, 2.5, 3, 4, 6, 8, 10, 14, 20, 30)

@@ -16,15 +16,16 @@ from typing import Any
 
 from torch import nn
 
+from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.data import cmudict, multi30k
 from kdrepro.data.parallel import EncodedText, ParallelText, read_parallel
-from kdrepro.members import History
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.pruning import prune_
+from kdrepro.resume import History
 from kdrepro.row import PROTOCOLS
-from kdrepro.runs import Arm, Key, Recipe, Result, Run
+from kdrepro.runs import Run
 from kdrepro.translator_training import TranslatorTraining
 
 TEACHERS = 3

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from kdrepro import metrics, predict, recipes, tables
+from kdrepro.arms import candidates
 from kdrepro.checkpoints import load_weights
 from kdrepro.ledger import Ledger, Row, recorded
 from kdrepro.recipes import hinton_kd
 from kdrepro.recipes.hinton_kd import RECIPE, TEMPERATURES, config
-from kdrepro.runs import Runner, candidates
+from kdrepro.runs import Runner
 from kdrepro.teacher import FrozenTeacher
 
 SWEEP = {f"units{units}_T{temperature:g}" for units in (300, 30) for temperature in TEMPERATURES}

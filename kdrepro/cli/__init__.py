@@ -1,0 +1,39 @@
+"""The command line: train, judge, show, build the book, look over a teacher and a student."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from kdrepro.cli.building import book_build, book_execute
+from kdrepro.cli.checking import check
+from kdrepro.cli.showing import claims, data, table
+from kdrepro.cli.training import run, seeds_from
+
+__all__ = ["app", "main", "seeds_from"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reproduce the knowledge-distillation papers, with seeds, intervals and cost.",
+)
+book_app = typer.Typer(no_args_is_help=True, help="Execute the chapters, and build the pages.")
+app.add_typer(book_app, name="book")
+for command in (run, claims, table, data, check):
+    app.command()(command)
+book_app.command("execute")(book_execute)
+book_app.command("build")(book_build)
+
+
+def main() -> None:
+    """Run the command line; a mistake in what was asked for is one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, FloatingPointError, OSError, RuntimeError) as error:
+        if os.environ.get("KDREPRO_TRACEBACK"):
+            raise
+        typer.echo(f"kdrepro: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,42 @@
+"""`kdrepro book`: the chapters executed, the pages built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdrepro.cli.options import Protocol
+
+
+def book_execute(
+    protocol: Protocol = "quick",
+    chapter: Annotated[list[str] | None, typer.Option(help="Only this chapter; may be given again.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Execute even what is up to date.")] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds that one chapter may take.")] = 1800.0,
+) -> None:
+    """Run the chapters that are stale, each in its own process; a failed one does not stop the others."""
+    from kdrepro import book
+    from kdrepro.data import cmudict, mnist
+
+    digests = {each.name: each.digest for each in (mnist.load("mnist5k"), cmudict.load())}
+    results = book.execute(
+        Path.cwd(),
+        chapters=chapter,
+        protocol=protocol,
+        device=device,
+        data=digests,
+        force=force,
+        time_limit=time_limit,
+    )
+    if any(result.status == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+def book_build() -> None:
+    """Build the pages from the executed chapters and the recorded rows."""
+    from kdrepro import book
+
+    typer.echo(f"The book is in {book.build(Path.cwd())}")

@@ -1,0 +1,74 @@
+"""`kdrepro check`: a teacher and a student of one's own, looked over before the hours are spent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from kdrepro import checks
+
+
+def check(
+    teacher: Annotated[
+        str,
+        typer.Argument(help="module:callable that returns the teacher, such as torchvision.models:resnet18."),
+    ],
+    student: Annotated[str, typer.Argument(help="module:callable that returns the student.")],
+    batch: Annotated[
+        str | None,
+        typer.Option(help="module:callable that returns (inputs, targets); default: random images."),
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of the random images.")] = 32,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs", help="Also say which layers go together, and what regressors they would need."
+        ),
+    ] = False,
+) -> None:
+    """Look a teacher and a student over for the classic mistakes, before the hours are spent."""
+    import torch
+
+    from kdrepro.doctor import check as look_over
+    from kdrepro.doctor import format_findings
+
+    sys.path.insert(0, "")
+    nets = {"teacher": _made("teacher", teacher), "student": _made("student", student)}
+    if batch:
+        given = _made("batch", batch)
+    else:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(
+            8, 3, checks.whole("image_size", image_size, least=1), image_size, generator=generator
+        )
+        given = (inputs, torch.zeros(8, dtype=torch.int64))
+        typer.echo("No --batch given: random images, so whether the teacher knows anything is not asked.")
+    findings = look_over(nets["teacher"], nets["student"], given)
+    if not batch:
+        findings = [finding for finding in findings if "chance" not in finding.code]
+    typer.echo(format_findings(findings))
+    if pairs:
+        from kdrepro.layer_pairs import format_pairs, suggest_pairs
+
+        typer.echo(format_pairs(suggest_pairs(nets["teacher"], nets["student"], given[0])))
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _made(side: str, name: str) -> Any:
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise ValueError(
+            f"{side}: got {name!r}, expected module:callable, such as torchvision.models:resnet18"
+        )
+    try:
+        maker: Callable[[], Any] = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{side}: there is no module {module!r} ({error})") from error
+    except AttributeError as error:
+        raise ValueError(f"{side}: module {module!r} has no {attribute!r}") from error
+    return maker()

