@@ -7,7 +7,8 @@ Zagoruyko & Komodakis (2017), Eq. 2, has β/2 · ‖Q_S − Q_T‖; the authors'
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -26,8 +27,13 @@ RECIPE, PAPER = "attention_transfer", "zagoruyko2017"
 # Where the two forms are compared: the maps of the last group on pictures of 32×32, at the distance of the claims.
 POSITIONS, DISTANCE = 64, 0.4
 COLOURS = {"code": GREEN, "paper": ORANGE}
-# The weights of Eq. 2 that the paper's β of about 0.1 may mean, and the program's: β, then how it is read.
-READINGS = {0.1: "mean over the batch", 12.8: "0.1, sum over a batch of 128", 1000.0: "the code's number"}
+# What β in Eq. 2 may mean: how it is read, and the weight of the norm, in a mean over the batch, for maps of so many
+# positions. In the second, 1,000 is divided by positions and pictures, and the sum over the pictures takes these back.
+READINGS: dict[str, Callable[[int], float]] = {
+    "β = 0.1,\nmean over the batch": lambda positions: 0.05,
+    "β by group,\nsum over the batch": lambda positions: 500 / positions,
+    "β = 1,000,\nthe code's number": lambda positions: 500.0,
+}
 
 
 def pull(form: str, weight: float, *, distance: float, positions: int) -> float:
@@ -57,8 +63,8 @@ def code_weight(form: str, weight: float, *, distance: float = DISTANCE, positio
 def pull_curve(*, sides: Sequence[int] = (32, 16, 8), measured: Mapping[str, float] | None = None) -> Chart:
     """How hard both forms pull at a map, against the distance that is left: the β question without any training.
 
-    The code's form with 1,000 on maps of each of `sides` squared, the paper's with each reading of its β. `measured`
-    are distances to mark, by what they are called.
+    The code's form with 1,000 on maps of each of `sides` squared, the paper's with each reading of its β, once more for
+    each of them where it depends on the map. `measured` are distances to mark, by what they are called.
     """
     distances = np.linspace(0.005, math.sqrt(2), 200)
     with matplotlib.rc_context(STYLE):
@@ -68,10 +74,11 @@ def pull_curve(*, sides: Sequence[int] = (32, 16, 8), measured: Mapping[str, flo
             values = [pull("code", 1000.0, distance=each, positions=side**2) for each in distances]
             label = f"code, 1,000, maps of {side}×{side}"
             axes.plot(distances, values, style, color=GREEN, linewidth=2, label=label)
-        for (beta, words), style in zip(READINGS.items(), ("-", "--", ":"), strict=True):
-            axes.axhline(
-                beta / 2, linestyle=style, color=ORANGE, linewidth=2, label=_paper_label(beta, words)
-            )
+        for (words, weight), width in zip(READINGS.items(), (1.2, 2.2, 3.4), strict=True):
+            alike = len({weight(side**2) for side in sides}) == 1
+            for side, style in zip(sides[:1] if alike else sides, ("-", "--", ":"), strict=False):
+                label = f"paper, {words}" + ("" if alike else f", {side}×{side}")
+                axes.axhline(weight(side**2), linestyle=style, color=ORANGE, linewidth=width, label=label)
         for place, (name, distance) in enumerate((measured or {}).items()):
             axes.axvline(distance, color=GREY, linewidth=1)
             axes.annotate(
@@ -94,15 +101,26 @@ def pull_curve(*, sides: Sequence[int] = (32, 16, 8), measured: Mapping[str, flo
     return chart
 
 
-def _paper_label(beta: float, words: str) -> str:
-    return f"paper, β = {beta:,g}\n({words})"
+class _Term(NamedTuple):
+    """The attention term of an arm: its form, its weight on maps of the size that is shown, and its β in words."""
+
+    form: str
+    weight: float
+    beta: str
 
 
-def _attention_arms(rows: Sequence[Row]) -> dict[str, tuple[str, float]]:
-    """The arms that differ from `at` in form and weight alone, with both."""
+def _term(config: Mapping[str, Any], positions: int) -> _Term:
+    form, weight = str(config["form"]), float(config["attention_weight"])
+    if config.get("by_group"):
+        return _Term(form, weight / positions, "β by group")
+    return _Term(form, weight, f"β = {weight if form == 'code' else 2 * weight:,g}")
+
+
+def _attention_arms(rows: Sequence[Row], positions: int) -> dict[str, _Term]:
+    """The arms that differ from `at` in form and weight alone."""
     alike = {"objective": "attention", "power": 2, "pool": "sum", "soft_weight": None}
     return {
-        row.arm: (str(row.config["form"]), float(row.config["attention_weight"]))
+        row.arm: _term(row.config, positions)
         for row in rows
         if all(row.config.get(key) == value for key, value in alike.items())
         and any(".teacher_wrn16_2." in each for each in row.teachers)
@@ -118,13 +136,13 @@ def strength_curve(ledger: Ledger, *, protocol: str = "reduced", positions: int 
     intervals. The student on labels alone, the one on soft targets and the teacher are lines.
     """
     rows = rows_shown(ledger, RECIPE, protocol)
-    arms = _attention_arms(rows)
+    arms = _attention_arms(rows, positions)
     with matplotlib.rc_context(STYLE):
         chart = new_chart(9.6, 5.0)
         axes = chart.subplots()
         lines = [_reference(axes, rows, *each) for each in _REFERENCES]
         for form in COLOURS:
-            own = {arm: weight for arm, (kind, weight) in arms.items() if kind == form}
+            own = {arm: term for arm, term in arms.items() if term.form == form}
             if own:
                 _form(axes, rows, form, own, positions)
         axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
@@ -177,10 +195,10 @@ def _reference(axes: Axes, rows: Sequence[Row], arm: str, name: str, colour: str
     return True
 
 
-def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, float], positions: int) -> None:
+def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, _Term], positions: int) -> None:
     """The points of one form, with its weights written at them as β."""
     colour, places, means = COLOURS[form], [], []
-    for arm, weight in sorted(arms.items(), key=lambda each: each[1]):
+    for arm, (_, weight, beta) in sorted(arms.items(), key=lambda each: each[1].weight):
         side = Side.of(arm, "test_error_rate")
         found = summary(rows, side)
         assert found is not None
@@ -193,11 +211,10 @@ def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, float],
             axes.errorbar(place, mean, yerr=mean - low, color=colour, linewidth=2, capsize=5)
         if form == "paper":
             axes.plot([place / 2, place * 2], [mean, mean], color=colour, linewidth=6, alpha=0.25)
-        beta = weight if form == "code" else 2 * weight
         # The labels of one form above and of the other below, because their points may meet.
         offset, anchor = ((0, 9), "bottom") if form == "paper" else ((0, -9), "top")
         axes.annotate(
-            f"β = {beta:,g}",
+            beta,
             (place, mean),
             xytext=offset,
             textcoords="offset points",
@@ -273,9 +290,9 @@ _SENTENCES = {
         "inconclusive": "Between that reading and the code's form with 1,000 the runs do not decide.",
     },
     "N3": {
-        "reproduced": "Summed over the 128 pictures of a batch, 0.1 leaves fewer errors than averaged over them.",
-        "contradicted": "Summed over the 128 pictures of a batch, 0.1 leaves more errors than averaged over them.",
-        "inconclusive": "Whether 0.1 is better summed over the 128 pictures of a batch than averaged, the runs do "
+        "reproduced": "With its β for each group, summed, the formula leaves fewer errors than with that mean.",
+        "contradicted": "With its β for each group, summed, the formula leaves more errors than with that mean.",
+        "inconclusive": "Whether its β for each group, summed over the batch, does better than that mean, the runs do "
         "not decide.",
     },
     "N4": {
@@ -307,16 +324,16 @@ def answer(ledger: Ledger) -> str:
 
 
 def _headline(found: Mapping[str, Judgement]) -> str:
-    mean, total = found["N2"].verdict, found["N4"].verdict
+    mean, total, better = (found[name].verdict for name in ("N2", "N4", "N3"))
     if mean == "contradicted":
         return (
             "In this schedule β = 0.1, as a mean over the batch, does better than the code's form with 1,000."
         )
     if mean != "reproduced":
         return "The runs do not say yet to which form the paper's β belongs."
-    if total == "reproduced":
-        return "β = 0.1 fits a sum over the batch, and not a mean; 1,000 is the code's form's."
-    start = "β = 0.1 does not fit a mean over the batch"
+    if total == "reproduced" and better == "reproduced":
+        return "The paper's β fits a sum over the batch, and not a mean; 1,000 is the code's form's."
+    start = "The paper's β does not fit a mean over the batch"
     if total == "contradicted":
         fewer = "fewer" if (found["N4"].mean or 0) < 0 else "more"
         return f"{start}; summed it leaves {fewer} errors than the code's form."

@@ -21,16 +21,17 @@ from kdrepro.types import Batch, Outputs, tapped
 class AttentionTransfer(nn.Module):
     """Learn the classes, and look where the teacher looks; with `soft_weight`, match its softened classes too.
 
-    attention_weight · Σ_j D(Q_S^j, Q_T^j) + soft_weight · T² KL(teacher_T ‖ student_T) + (1 − soft_weight) · CE
+    Σ_j attention_weight_j · D(Q_S^j, Q_T^j) + soft_weight · T² KL(teacher_T ‖ student_T) + (1 − soft_weight) · CE
 
     `pairs` names the features j: a list of names that both nets give, or a mapping from the student's names to the
     teacher's. D is `attention_transfer_loss` in its `form`, `power` and `pool`, averaged over the batch; `temperature`
-    is T (4 in the authors' program). `attention_weight` is the whole factor in either form. With the paper's β it is
+    is T (4 in the authors' program). `attention_weight` is the whole factor in either form, one number for all features
+    or a mapping from the student's names to one each. With the paper's β it is
 
     * form="code": β itself, 1000 in the authors' program, whose mean of squares is D;
     * form="paper": β/2, because Eq. 2 carries ½. The paper gives β as about 0.1, namely 1000 over the number of
-      positions and of samples. Whether it then sums or averages over the batch is not said; this class averages, so
-      a sum over B samples is a weight of B · β/2.
+      positions and of samples, for each feature. Whether it then sums or averages over the batch is not said; this
+      class averages, so a sum over B samples is a weight of B · β/2, which is 500 / (H·W) for each.
 
     Departs: the paper lowers β over time where soft targets are added and publishes no schedule; here it stays.
 
@@ -50,7 +51,7 @@ class AttentionTransfer(nn.Module):
         self,
         pairs: Sequence[str] | Mapping[str, str],
         *,
-        attention_weight: float,
+        attention_weight: float | Mapping[str, float],
         form: str = "code",
         power: float = 2,
         pool: str = "sum",
@@ -59,7 +60,7 @@ class AttentionTransfer(nn.Module):
     ) -> None:
         super().__init__()
         self.pairs = _checked_pairs(pairs)
-        self.attention_weight = checks.positive("attention_weight", attention_weight)
+        self.attention_weight = _checked_weight(attention_weight, self.pairs)
         self.form = checks.choice("form", form, FORMS)
         self.power = checked_power(power)
         self.pool = checks.choice("pool", pool, POOLS)
@@ -75,8 +76,10 @@ class AttentionTransfer(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         if teacher is None:
             raise ValueError("teacher: got None, expected the teacher's outputs")
+        weight = self.attention_weight
         distances = [
-            attention_transfer_loss(
+            (weight[ours] if isinstance(weight, dict) else weight)
+            * attention_transfer_loss(
                 tapped("student", student, ours),
                 tapped("teacher", teacher, theirs),
                 form=self.form,
@@ -85,8 +88,7 @@ class AttentionTransfer(nn.Module):
             )
             for ours, theirs in self.pairs.items()
         ]
-        distance = torch.stack(distances).sum(dim=0)
-        terms = {"attention": self.attention_weight * masked_mean(distance, batch.mask)}
+        terms = {"attention": masked_mean(torch.stack(distances).sum(dim=0), batch.mask)}
         if self.soft_weight > 0:
             soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
@@ -171,6 +173,18 @@ def _checked_pairs(pairs: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     if len(named) < len(pairs):
         raise ValueError(f"pairs: got {list(pairs)}, expected each name once")
     return named
+
+
+def _checked_weight(
+    weight: float | Mapping[str, float], pairs: Mapping[str, str]
+) -> float | dict[str, float]:
+    if not isinstance(weight, Mapping):
+        return checks.positive("attention_weight", weight)
+    if weight.keys() != pairs.keys():
+        raise ValueError(
+            f"attention_weight: got weights for {sorted(weight)}, expected one for each of {sorted(pairs)}"
+        )
+    return {name: checks.positive(f"attention_weight[{name!r}]", weight[name]) for name in pairs}
 
 
 def _adapter(name: str, channels: tuple[int, int]) -> nn.Conv2d:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -122,6 +123,36 @@ def test_in_the_papers_form_the_weight_is_half_of_beta():
     ]
     terms = AttentionTransfer(["deep"], attention_weight=beta / 2, form="paper")(student, teacher, batch)
     assert terms["attention"].item() == pytest.approx(beta / 2 * np.mean(distances))
+
+
+def test_each_feature_may_have_a_weight_of_its_own():
+    student, teacher, batch = case()
+    weights = {"deep": 3.0, "wide": 0.5}
+    terms = AttentionTransfer(["wide", "deep"], attention_weight=weights)(student, teacher, batch)
+    alone = {
+        name: AttentionTransfer([name], attention_weight=weight)(student, teacher, batch)["attention"]
+        for name, weight in weights.items()
+    }
+    torch.testing.assert_close(terms["attention"], alone["wide"] + alone["deep"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (
+            {"wide": 1.0},
+            "attention_weight: got weights for ['wide'], expected one for each of ['deep', 'wide']",
+        ),
+        (
+            {"wide": 1.0, "deep": 1.0, "top": 1.0},
+            "attention_weight: got weights for ['deep', 'top', 'wide'], expected one for each",
+        ),
+        ({"wide": 1.0, "deep": 0.0}, "attention_weight['deep']: got 0.0, expected a finite number above 0"),
+    ],
+)
+def test_weights_that_do_not_go_with_the_features_are_refused(weights, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        AttentionTransfer(["wide", "deep"], attention_weight=weights)
 
 
 def test_a_mapping_pairs_features_of_other_names_student_first():

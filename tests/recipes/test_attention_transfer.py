@@ -110,7 +110,6 @@ def test_the_settings_are_those_of_the_authors_program(protocol, epochs, steps):
         ("at_sum4", {"form": "code", "attention_weight": 1000.0, "power": 4, "pool": "sum"}),
         ("at_max1", {"form": "code", "attention_weight": 1000.0, "power": 1, "pool": "max"}),
         ("at_norm_0.1", {"form": "paper", "attention_weight": 0.05, "power": 2, "pool": "sum"}),
-        ("at_norm_12.8", {"form": "paper", "attention_weight": 6.4, "power": 2, "pool": "sum"}),
         ("at_norm_1000", {"form": "paper", "attention_weight": 500.0, "power": 2, "pool": "sum"}),
         ("kd", {"temperature": 4.0, "soft_weight": 0.9}),
         ("at_kd", {"attention_weight": 1000.0, "temperature": 4.0, "soft_weight": 0.9}),
@@ -126,20 +125,32 @@ def test_the_students_differ_in_what_they_match(name, expected, done):
         assert getattr(objective, key) == value, key
 
 
+@pytest.mark.parametrize("pictures", [(1, 28), (3, 32)])
+def test_the_papers_beta_is_that_of_each_groups_map(pictures, done):
+    """1,000 over positions and pictures, halved, in a sum over the pictures: 500 over the positions in a mean."""
+    channels, side = pictures
+    run = Run(done, "at_norm_by_group", RECIPE.arm("at_norm_by_group"), 0)
+    net = RECIPE.build(run.config | {"in_channels": channels})
+    objective = attention_transfer._objective(run, net, None, torch.zeros(2, channels, side, side))
+    sides = [side, side // 2, side // 4]
+    expected = {f"group{place}": 500 / each**2 for place, each in enumerate(sides)}
+    assert (objective.form, objective.attention_weight) == ("paper", expected)
+
+
 def test_the_sweep_is_the_code_s_form_and_the_papers_at_several_weights():
     """On CIFAR-10 only those that the claims name are trained."""
     for protocol in ("quick", "reduced"):
         arms = [settings(name, protocol) for name in SWEEP if protocol in ARMS[name].protocols]
         forms = [each["form"] for each in arms]
         assert {"code", "paper"} == set(forms)
-        found = {(each["form"], each["attention_weight"]) for each in arms}
+        found = {(each["form"], each["attention_weight"], each.get("by_group")) for each in arms}
         assert len(found) == len(arms)
         assert all(
             (each["power"], each["pool"], each.get("soft_weight")) == (2, "sum", None) for each in arms
         )
     assert {ARMS[name].cohort for name in SWEEP} <= {"wrn16_2", ""}
     for name in SWEEP:
-        own = name.removeprefix("at").strip("_").removeprefix("norm_")
+        own = name.removeprefix("at").strip("_").removeprefix("norm_").replace("by_group", "1000")
         weight = ARMS[name].overrides["attention_weight"]
         beta = 2 * weight if "norm" in name else weight
         assert beta == float(own or 1000), name
@@ -241,7 +252,7 @@ def test_adapters_stand_where_channels_differ_and_start_alike_whatever_the_cohor
 # A cohort, and kills.
 
 
-@pytest.mark.parametrize("name", ["student_alone", "at", "at_norm_12.8", "f_at", "at_kd", "kd"])
+@pytest.mark.parametrize("name", ["student_alone", "at", "at_norm_by_group", "f_at", "at_kd", "kd"])
 def test_in_a_cohort_or_alone_the_numbers_are_the_same(name, done, rows, tmp_path):
     its = runner(tmp_path)
     its.trained = done.trained
