@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from kdrepro import checks, devices
 from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Batches
+from kdrepro.data.text import SentenceBatches
 from kdrepro.teacher import FrozenTeacher
-from kdrepro.types import Batch, Outputs
+from kdrepro.types import Batch, Outputs, TrainingData
 
 
 class CachedTeacher:
@@ -44,8 +46,10 @@ class CachedTeacher:
             self.logits.to(device), {name: value.to(device) for name, value in self.features.items()}
         )
 
-    def check_fits(self, batches: Batches) -> None:
-        """Raise `ValueError` if the cached outputs cannot be those of the inputs that `batches` gives."""
+    def check_fits(self, batches: TrainingData) -> None:
+        """Raise `ValueError` or `TypeError` if the outputs cannot be those of the inputs that `batches` gives."""
+        if not isinstance(batches, Batches):
+            raise TypeError(f"teacher: got cached outputs with {type(batches).__name__}, expected Batches")
         if batches.augment is not None:
             raise ValueError("teacher: got cached outputs with augmented batches: they belong to other views")
         if len(self.logits) != len(batches.inputs):
@@ -55,15 +59,57 @@ class CachedTeacher:
 
     def look_up(self, batch: Batch) -> Outputs:
         """Return the logits and features of the examples of `batch`."""
-        if batch.index is None:
-            raise ValueError(
-                "batch.index: got None, expected the examples' positions (a cached teacher looks them up)"
+        index = _index(batch)
+        return Outputs(self.logits[index], {name: value[index] for name, value in self.features.items()})
+
+
+class CachedTranslator:
+    """A teacher's logits at every word of the targets of a text, looked up by `batch.index`. See `cache_teacher`.
+
+    `logits` (P, V) are those of all predictions, one pair behind the other, of which each has so many (N,).
+    """
+
+    def __init__(self, logits: Tensor, predictions: Tensor) -> None:
+        self.logits, self.predictions = checks.logits("logits", logits), predictions
+        if int(predictions.sum()) != len(logits):
+            raise ValueError(f"predictions: got {int(predictions.sum())} in all, expected {len(logits)}")
+        self.starts = (predictions.cumsum(0) - predictions).to(logits.device)
+
+    def to(self, device: torch.device | str) -> CachedTranslator:
+        """Return the same cache on `device`."""
+        return CachedTranslator(self.logits.to(device), self.predictions)
+
+    def check_fits(self, batches: TrainingData) -> None:
+        """Raise `ValueError` or `TypeError` if the logits cannot be those of the pairs that `batches` gives."""
+        if not isinstance(batches, SentenceBatches):
+            raise TypeError(
+                f"teacher: got a translator's cached outputs with {type(batches).__name__}, expected SentenceBatches"
             )
-        return Outputs(
-            self.logits[batch.index], {name: value[batch.index] for name, value in self.features.items()}
+        if not torch.equal(self.predictions, batches.predictions):
+            raise ValueError(
+                f"teacher: got the cached outputs of another text ({len(self.predictions)} pairs, "
+                f"{len(self.logits)} predictions), expected {batches.examples} and {int(batches.predictions.sum())}"
+            )
+
+    def look_up(self, batch: Batch) -> Outputs:
+        """Return the logits of the pairs of `batch` (B, L, V); where it has padding they are somebody else's."""
+        places = self.places(_index(batch), width=batch.targets.shape[1])
+        return Outputs(self.logits[places.clamp_(max=len(self.logits) - 1)])
+
+    def places(self, index: Tensor, *, width: int) -> Tensor:
+        """Return where the predictions of the pairs at `index` (B,) are, from the first on: (B, `width`)."""
+        return self.starts[index][:, None] + torch.arange(width, device=index.device)
+
+
+def _index(batch: Batch) -> Tensor:
+    if batch.index is None:
+        raise ValueError(
+            "batch.index: got None, expected the examples' positions (a cached teacher looks them up)"
         )
+    return batch.index
 
 
+@overload
 def cache_teacher(
     teacher: nn.Module | FrozenTeacher,
     batches: Batches,
@@ -71,13 +117,39 @@ def cache_teacher(
     temperature: float = 1.0,
     device: str = "auto",
     precision: str = "auto",
-) -> CachedTeacher:
+) -> CachedTeacher: ...
+
+
+@overload
+def cache_teacher(
+    teacher: nn.Module | FrozenTeacher,
+    batches: SentenceBatches,
+    *,
+    temperature: float = 1.0,
+    device: str = "auto",
+    precision: str = "auto",
+) -> CachedTranslator: ...
+
+
+def cache_teacher(
+    teacher: nn.Module | FrozenTeacher,
+    batches: Batches | SentenceBatches,
+    *,
+    temperature: float = 1.0,
+    device: str = "auto",
+    precision: str = "auto",
+) -> CachedTeacher | CachedTranslator:
     """Run the teacher once over the data of `batches`: right only where student and teacher see the same view.
 
     `temperature` matters to an ensemble only (the members are averaged after softening). The precision is that of the
-    `fit` the cache is for, so that the cached loss equals the uncached one.
+    `fit` the cache is for, so that the cached loss equals the uncached one. Of a text it holds a logit for each word of
+    the vocabulary at each word of the targets, in the precision of the teacher's: gigabytes, soon.
     Raises `ValueError` when `batches` augments: the cached outputs would belong to other inputs.
     """
+    if isinstance(batches, SentenceBatches):
+        return _cache_translator(
+            teacher, batches, temperature=temperature, device=device, precision=precision
+        )
     if batches.augment is not None:
         raise ValueError(
             "batches: got augmented batches, expected none: cached outputs would belong to other views"
@@ -92,3 +164,29 @@ def cache_teacher(
         ]
     features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
     return CachedTeacher(torch.cat([part.logits for part in parts]), features)
+
+
+def _cache_translator(
+    teacher: nn.Module | FrozenTeacher,
+    batches: SentenceBatches,
+    *,
+    temperature: float,
+    device: str,
+    precision: str,
+) -> CachedTranslator:
+    frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
+    where = devices.accelerator(device).device
+    frozen.to(where)
+    cached: CachedTranslator | None = None
+    with devices.autocast(devices.precision_for(precision, where), where):
+        # In the batches of the first epoch: of similar length, and the same ones whenever the cache is made again.
+        for batch in batches.to(where).epoch(0):
+            found = frozen(batch.inputs, temperature=temperature).logits
+            if cached is None:
+                total = int(batches.predictions.sum())
+                cached = CachedTranslator(found.new_empty(total, found.shape[-1]), batches.predictions)
+            assert batch.mask is not None
+            places = cached.places(_index(batch), width=found.shape[1])
+            cached.logits[places[batch.mask]] = found[batch.mask]
+    assert cached is not None
+    return cached

@@ -20,8 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from kdrepro import checks, devices
-from kdrepro.caching import CachedTeacher
-from kdrepro.data.batches import Batches
+from kdrepro.caching import CachedTeacher, CachedTranslator
 from kdrepro.members import Ask, Member, Trainee
 from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher, run_module
@@ -30,7 +29,7 @@ from kdrepro.types import Batch, Outputs, TrainingData
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
 _LOOK_EVERY = 50
 
-Teacher = nn.Module | FrozenTeacher | CachedTeacher
+Teacher = nn.Module | FrozenTeacher | CachedTeacher | CachedTranslator
 
 
 @torch.no_grad()
@@ -183,9 +182,7 @@ def fit_cohort(
             f"batch_size: its last batch has fewer examples than the {run.num_processes} processes"
         )
     ask = _teacher_outputs(teacher, members, precision, run.device)
-    if isinstance(teacher, CachedTeacher):
-        if not isinstance(data, Batches):
-            raise TypeError(f"teacher: got cached outputs with {type(data).__name__}, expected Batches")
+    if isinstance(teacher, CachedTeacher | CachedTranslator):
         teacher.check_fits(data)
     if isinstance(teacher, nn.Module | FrozenTeacher):
         frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
@@ -246,7 +243,7 @@ def _teacher_outputs(
 ) -> Ask | None:
     if teacher is None:
         return None
-    if isinstance(teacher, CachedTeacher):
+    if isinstance(teacher, CachedTeacher | CachedTranslator):
         return teacher.to(device).look_up
     frozen = (teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)).to(device)
     temperatures = {float(getattr(member.objective, "temperature", 1.0)) for member in members}

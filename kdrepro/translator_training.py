@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdrepro import devices
 from kdrepro.arms import Result
+from kdrepro.caching import CachedTranslator, cache_teacher
 from kdrepro.data.parallel import EncodedText, write_lines
 from kdrepro.data.text import SentenceBatches
 from kdrepro.decode import Hypothesis
@@ -20,6 +23,9 @@ from kdrepro.pruning import remaining_weights
 from kdrepro.resume import History
 from kdrepro.runs import Run
 from kdrepro.translation import TranslationTest
+
+# In bytes. The captions take 7 GB in half precision.
+_MOST_CACHED = 8 * 2**30
 
 
 class TranslatorTraining:
@@ -70,12 +76,28 @@ class TranslatorTraining:
         places = range(0, count, max(1, round(count / self.settings["interpolation_sentences"])))
         sources = [self.text.sources[place] for place in places]
         references = [self.text.data.train[place][1] for place in places]
-        found, _ = self._search(sources, width=width, n_best=width)
-        targets = []
-        for several, reference in zip(found, references, strict=True):
-            chosen = closest_to_reference([self.text.written(each.tokens) for each in several], reference)
-            targets.append(several[chosen].tokens)
-        return sources, targets
+        found, file = self._search(sources, width=width, n_best=width)
+        chosen = self._chosen(found, references, file=file.with_suffix(".closest.json"))
+        return sources, [several[place].tokens for several, place in zip(found, chosen, strict=True)]
+
+    def _chosen(
+        self, beams: Sequence[Sequence[Hypothesis]], references: Sequence[str], *, file: Path
+    ) -> list[int]:
+        """Return which hypothesis of each beam is the nearest, or read what an earlier run wrote of it to `file`."""
+        said = self.settings[f"translations_{self.settings['interpolation_beam']}"]
+        asked = hashlib.sha256(
+            json.dumps([said, self.text.target.digest, list(references)]).encode()
+        ).hexdigest()
+        if file.exists():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept["asked"] == asked:
+                return list(kept["chosen"])
+        chosen = [
+            closest_to_reference([self.text.written(each.tokens) for each in several], reference)
+            for several, reference in zip(beams, references, strict=True)
+        ]
+        write_lines(file, [json.dumps({"asked": asked, "chosen": chosen})])
+        return chosen
 
     def _search(
         self, sources: list[list[int]], *, width: int, n_best: int
@@ -124,7 +146,7 @@ class TranslatorTraining:
             self.net,
             objective,
             batches,
-            teacher=self.teacher if isinstance(objective, WordLevelKD) else None,
+            teacher=self._taught(batches) if isinstance(objective, WordLevelKD) else None,
             epochs=epochs,
             optimizer=_optimizer(settings["learning_rate"] * rate),
             schedule=_schedule(steps),
@@ -132,6 +154,17 @@ class TranslatorTraining:
             part=part,
             **options,
         )
+
+    def _taught(self, batches: SentenceBatches) -> nn.Module | CachedTranslator:
+        """Ask the teacher once about the whole text if its answers fit into memory, else at every step."""
+        assert self.teacher is not None
+        runner = self.run.runner
+        bits = 16 if runner.precision == "bf16" else 32
+        size = int(batches.predictions.sum()) * len(self.text.target) * bits // 8
+        self.settings["teacher_cached"] = size <= _MOST_CACHED
+        if size > _MOST_CACHED:
+            return self.teacher
+        return cache_teacher(self.teacher, batches, device=runner.device, precision=runner.precision)
 
     def result(self, history: History) -> Result:
         pruned = "pruned" in self.settings

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from kdrepro import AttentionTransfer, Batches, Taps, cache_teacher, fit
-from kdrepro.caching import CachedTeacher
+from kdrepro.caching import CachedTeacher, CachedTranslator
 from kdrepro.data.batches import Jitter
+from kdrepro.data.text import SentenceBatches
 from kdrepro.engine import fit_cohort
 from kdrepro.members import Member
+from kdrepro.methods.sequence_kd import WordLevelKD
+from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs
 
@@ -156,3 +162,91 @@ def test_a_feature_that_was_not_cached_is_named():
     (part, *_) = batches().epoch(0)
     with pytest.raises(ValueError, match="map"):
         objective(student, plain.look_up(part), part)
+
+
+# A translator.
+
+CHANCE = random.Random(0)
+SOURCES = [[CHANCE.randrange(4, 12) for _ in range(CHANCE.randrange(1, 7))] for _ in range(23)]
+SENTENCES = [[CHANCE.randrange(4, 10) for _ in range(CHANCE.randrange(0, 6))] for _ in range(23)]
+
+
+def sentences(**changes) -> SentenceBatches:
+    settings = {"sources": SOURCES, "targets": SENTENCES, "batch_size": 4, "seed": 3} | changes
+    return SentenceBatches(**settings)
+
+
+def translator(seed: int) -> LSTMSeq2Seq:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LSTMSeq2Seq(12, 10, hidden=8, layers=1, dropout=0.5)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_a_translators_logits_are_looked_up_by_the_pairs_positions(epoch):
+    found = cache_teacher(translator(0), sentences(), **SETTINGS)
+    assert found.logits.shape == (sum(len(each) + 1 for each in SENTENCES), 10)
+    asked = FrozenTeacher(translator(0))
+    for part in sentences(seed=5).epoch(epoch):
+        one, other = found.look_up(part).logits, asked(part.inputs).logits
+        assert one.shape == other.shape
+        torch.testing.assert_close(one[part.mask], other[part.mask])
+
+
+def test_a_student_of_a_cached_translator_learns_what_the_teacher_itself_would_teach():
+    taught = {}
+    for name, teacher in {
+        "asked": translator(0),
+        "cached": cache_teacher(translator(0), sentences(), **SETTINGS),
+    }.items():
+        student = translator(1)
+        history = fit(
+            student,
+            WordLevelKD(soft_weight=0.5),
+            sentences(),
+            teacher=teacher,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
+            epochs=3,
+            **SETTINGS,
+        )
+        taught[name] = student, history.curves
+    for name, curve in taught["asked"][1].items():
+        assert taught["cached"][1][name] == pytest.approx(curve, rel=1e-5), name
+    # In the first epoch the batches are those that the cache was made with.
+    assert taught["asked"][1]["loss"][0] == taught["cached"][1]["loss"][0]
+    torch.testing.assert_close(taught["asked"][0].state_dict(), taught["cached"][0].state_dict())
+
+
+@pytest.mark.parametrize(
+    ("teacher", "data", "error", "says"),
+    [
+        ("translator", batches(), TypeError, "got a translator's cached outputs with Batches, expected Sent"),
+        ("classifier", sentences(), TypeError, "got cached outputs with SentenceBatches, expected Batches"),
+        (
+            "translator",
+            sentences(targets=[*SENTENCES[:-1], [4] * 9]),
+            ValueError,
+            "got the cached outputs of another text (23 pairs, ",
+        ),
+    ],
+)
+def test_a_cache_of_other_data_is_refused(teacher, data, error, says):
+    cache = (
+        cached(net(0)) if teacher == "classifier" else cache_teacher(translator(0), sentences(), **SETTINGS)
+    )
+    student = net(1) if isinstance(data, Batches) else translator(1)
+    with pytest.raises(error, match=re.escape(f"teacher: {says}")):
+        fit(
+            student,
+            WordLevelKD(),
+            data,
+            teacher=cache,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+            epochs=1,
+            **SETTINGS,
+        )
+
+
+def test_logits_of_another_number_of_words_are_no_cache():
+    with pytest.raises(ValueError, match="predictions: got 3 in all, expected 4"):
+        CachedTranslator(torch.zeros(4, 7), torch.tensor([1, 2]))

@@ -255,6 +255,11 @@ class SentenceBatches:
         """How many sentence pairs there are."""
         return len(self._sources.lengths)
 
+    @property
+    def predictions(self) -> Tensor:
+        """How many predictions each pair has, its target's words and `END`: (N,), on the CPU."""
+        return self._targets.lengths - 1
+
     def first(self, count: int) -> Batch:
         """Return the first pairs, in their own order."""
         index = torch.arange(min(count, self.examples))

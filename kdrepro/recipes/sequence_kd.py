@@ -3,7 +3,7 @@
     kdrepro run sequence_kd --protocol paper --arms ende_teacher,ende_student_alone,ende_seq_kd
     kdrepro run sequence_kd --source text.en --target text.de
 
-Optimiser and schedule are ours: the paper's were made for more text. A student of seed s learns from teacher s mod 3.
+Optimiser and schedule are ours: the paper's were made for more text. A student of seed s learns from teacher s mod 5.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kdrepro.row import PROTOCOLS
 from kdrepro.runs import Run
 from kdrepro.translator_training import TranslatorTraining
 
-TEACHERS = 3
+TEACHERS = 5
 _SHARED: dict[str, Any] = {
     "layers": 2,
     "optimizer": "Adam",
@@ -235,7 +235,7 @@ def _arms(
         f"{family}_teacher_inter": Arm(
             "the teacher, then the nearest of its own",
             partial(interpolate, corpora=corpora),
-            needs=taught,
+            needs=lambda seed: [(f"{family}_teacher", seed)],
             start=f"{family}_teacher",
             **teacher,
         ),

@@ -25,7 +25,15 @@ FINE = {"teacher_inter", "inter", "word_inter", "seq_inter", "seq_word_inter"}
 PRUNED = {"pruned_0", "pruned_50", "pruned_80", "pruned_90"}
 WORD_LEVEL = {"word_kd", "seq_word", "seq_word_inter"}
 # What a run finds out, beside its settings.
-FOUND = {"train_size", "epochs_run", "precision", "starts_from", "bleu_signature", "translations_5"}
+FOUND = {
+    "train_size",
+    "epochs_run",
+    "precision",
+    "starts_from",
+    "bleu_signature",
+    "translations_5",
+    "teacher_cached",
+}
 
 
 def runner(folder: Path, recipe=RECIPE, *, work: Path | None = None) -> Runner:
@@ -88,14 +96,17 @@ def test_the_settings_that_the_deviations_show_are_there(rows):
         assert key in rows[name].config.keys() | FOUND, (arm, key)
 
 
-def test_five_students_share_three_teachers():
+def test_each_of_five_students_has_a_teacher_of_its_own():
     for family in ("ende", "deen", "cmu"):
-        assert RECIPE.arm(f"{family}_teacher").seeds == 3
+        assert RECIPE.arm(f"{family}_teacher").seeds == 5
+        # A sixth would learn from the first teacher; a teacher that goes on learns from none but itself.
+        assert list(RECIPE.arm(f"{family}_seq_kd").needs(5)) == [(f"{family}_teacher", 0)]
+        assert list(RECIPE.arm(f"{family}_teacher_inter").needs(5)) == [(f"{family}_teacher", 5)]
         for name in CMU - UNTAUGHT - {"teacher_inter"}:
             arm = RECIPE.arm(f"{family}_{name}")
             assert arm.seeds == 5, name
             assert [list(arm.needs(seed)) for seed in (0, 2, 4)] == [
-                [(f"{family}_teacher", seed)] for seed in (0, 2, 1)
+                [(f"{family}_teacher", seed)] for seed in (0, 2, 4)
             ], name
 
 
@@ -185,6 +196,29 @@ def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypa
         assert chosen == beam[place]["tokens"]
         changed += place > 0
     assert changed > 0
+
+
+def test_what_is_nearest_is_found_once_for_all_that_learn_from_a_teacher(done, monkeypatch):
+    (file,) = (done.work / "translations").glob("*cmu_teacher.s0.beam10.closest.json")
+    before = file.read_bytes()
+    assert len(json.loads(before)["chosen"]) == 200
+    monkeypatch.setattr("kdrepro.translator_training.closest_to_reference", None)
+    again = runner(done.work / "found", work=done.work)
+    again.run([("cmu_inter", 0)])
+    monkeypatch.undo()
+    # What was found for other references is not taken for these.
+    file.write_text(json.dumps(json.loads(before) | {"asked": "something else", "chosen": [1]}))
+    runner(done.work / "sought", work=done.work).run([("cmu_inter", 0)])
+    assert file.read_bytes() == before
+
+
+def test_a_teacher_whose_answers_do_not_fit_is_asked_at_every_step(done, rows, monkeypatch):
+    assert rows["word_kd"].config["teacher_cached"] is True
+    monkeypatch.setattr("kdrepro.translator_training._MOST_CACHED", 1000)
+    (row,) = runner(done.work / "asked", work=done.work).run([("cmu_word_kd", 0)])
+    assert row.config == rows["word_kd"].config | {"teacher_cached": False}
+    for name, curve in rows["word_kd"].curves.items():
+        assert row.curves[name] == pytest.approx(curve, rel=1e-5), name
 
 
 def test_interpolation_takes_its_pairs_from_the_whole_text(done, text, monkeypatch):
