@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -285,9 +286,31 @@ class Runner:
             },
             samples=result.samples,
         )
-        # A net trained again for its weights keeps the row that it has.
-        if self.ledger.get(row.run) is None:
+        kept = self.ledger.get(row.run)
+        if kept is None:
             self.ledger.write(row)
+        elif kept.curves != row.curves:
+            self._came_out_otherwise(row)
         for file in [self.checkpoint(run.id), *self.work.glob(f"checkpoints/{run.id}+*.pt")]:
             file.unlink(missing_ok=True)
         return row
+
+    def _came_out_otherwise(self, row: Row) -> None:
+        """Put the new row in the old one's place, where a net that was trained again for its weights is another net.
+
+        Unless rows of others rest on the old one: then it stays, with a warning.
+        """
+        others = [
+            each.run
+            for each in self.ledger.rows(recipe=self.recipe.name)
+            if row.run in (*each.teachers, each.config.get("starts_from"))
+        ]
+        if not others:
+            self.ledger.write(row, replace=True)
+            return
+        warnings.warn(
+            f"{row.run}: trained again for its weights, it came out otherwise than its row says, from which "
+            f"{', '.join(others)} learned; what learns from it now has another teacher. Delete all these rows, or none",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from small_networks import batch, network
 from kdrepro import Batches, Supervised
 from kdrepro.arms import Arm, Recipe, Result, candidates
 from kdrepro.data.examples import DataSet, Examples
-from kdrepro.ledger import Ledger
+from kdrepro.ledger import Ledger, Row
 from kdrepro.runs import Run, Runner
 
 SEEN: list[tuple[str, int]] = []
@@ -126,6 +127,33 @@ def test_what_is_done_is_skipped_and_lost_weights_are_made_again(runner):
     assert runner.plan(["mean"]) == [("first", 0), ("first", 1), ("mean", 0)]
     runner.run([("first", 0)])
     assert runner.ledger.get(row.run) == row
+
+
+def trained_again(runner: Runner, *, rate: float) -> Row:
+    """Train `first` with seed 0 again, for `second`, after its weights were lost and its learning rate changed."""
+    runner.weights("first", 0).unlink()
+    arm = dataclasses.replace(RECIPE.arm("first"), overrides={"learning_rate": rate})
+    runner.recipe = dataclasses.replace(RECIPE, arms=RECIPE.arms | {"first": arm})
+    runner.run(runner.plan(["second"], [1]))
+    return runner.ledger.get(runner.run_id("first", 0))
+
+
+def test_a_net_that_comes_out_otherwise_when_it_is_trained_again_gets_its_own_row(runner):
+    (before,) = runner.run(runner.plan(["first"], [0]))
+    assert trained_again(runner, rate=0.1) == before
+    runner.ledger = Ledger(runner.work / "other")
+    runner.ledger.write(before)
+    after = trained_again(runner, rate=0.2)
+    assert (after.config["learning_rate"], after.curves != before.curves) == (0.2, True)
+
+
+def test_the_row_of_a_net_that_others_learned_from_stays_and_says_so(runner):
+    runner.run(runner.plan(["second"], [0]))
+    before = runner.ledger.get(runner.run_id("first", 0))
+    with pytest.warns(
+        RuntimeWarning, match=r"first\.s0: trained again .* made_up\.quick\.second\.s0 learned"
+    ):
+        assert trained_again(runner, rate=0.2) == before
 
 
 def test_a_seed_fixes_the_initial_weights_and_leaves_the_callers_random_state(runner):
