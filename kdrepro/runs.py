@@ -310,7 +310,7 @@ class Runner:
             return
         warnings.warn(
             f"{row.run}: trained again for its weights, it came out otherwise than its row says, from which "
-            f"{', '.join(others)} learned; what learns from it now has another teacher. To start anew, delete all of them",
+            f"{', '.join(others)} learned; what learns now has another teacher. To start anew, delete all of them",
             RuntimeWarning,
             stacklevel=2,
         )
