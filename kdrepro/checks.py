@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 
 def _number(name: str, value: object, expected: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # A number of numpy is one too.
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected {expected}")
     return float(value)
 

@@ -193,8 +193,12 @@ def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch
         return
     ours, theirs = ([leaf.logits, *leaf.features.values()] for leaf in leaves)
     gradients: list[Tensor | None] = [None] * len(ours + theirs)
-    if loss.requires_grad:
-        gradients = list(torch.autograd.grad(loss, ours + theirs, allow_unused=True))
+    # Whole numbers, such as those that go into an embedding, have no gradient.
+    asked = [place for place, each in enumerate(ours + theirs) if each.requires_grad]
+    if loss.requires_grad and asked:
+        found = torch.autograd.grad(loss, [(ours + theirs)[place] for place in asked], allow_unused=True)
+        for place, gradient in zip(asked, found, strict=True):
+            gradients[place] = gradient
     to_student, to_teacher = gradients[: len(ours)], gradients[len(ours) :]
     if all(gradient is None for gradient in to_student):
         yield error(

@@ -115,8 +115,13 @@ def total(terms: object) -> Tensor:
 
     Raises `TypeError` unless they are a dict of tensors, `ValueError` for none at all or one not a scalar.
     """
-    if not isinstance(terms, Mapping) or not all(isinstance(term, Tensor) for term in terms.values()):
+    if not isinstance(terms, Mapping):
         raise TypeError(f"objective: it returned {type(terms).__name__}, expected a dict of scalar tensors")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor):
+            raise TypeError(
+                f"objective: its term {name!r} is {term!r} ({type(term).__name__}), expected a scalar tensor"
+            )
     if not terms:
         raise ValueError("objective: it returned no terms, expected at least one")
     for name, term in terms.items():

@@ -181,13 +181,13 @@ def fit_cohort(
         raise ValueError(
             f"batch_size: its last batch has fewer examples than the {run.num_processes} processes"
         )
-    ask = _teacher_outputs(teacher, members, precision, run.device)
     if isinstance(teacher, CachedTeacher | CachedTranslator):
         teacher.check_fits(data)
-    if isinstance(teacher, nn.Module | FrozenTeacher):
-        frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
+    elif teacher is not None:
+        teacher = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
         for member in members:
-            frozen.check_apart(student=member.student, objective=member.objective)
+            teacher.check_apart(student=member.student, objective=member.objective)
+    ask = _teacher_outputs(teacher, members, precision, run.device)
     trainees = [Trainee(member, data, epochs=epochs, run=run, precision=precision) for member in members]
     devices_to_fork = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices_to_fork):

@@ -27,7 +27,7 @@ def accuracy(logits: Tensor, targets: Tensor) -> float:
 
 def negative_log_likelihood(logits: Tensor, targets: Tensor) -> float:
     """Return the mean of −log p(target), in nats: (N, K), (N,)."""
-    return cross_entropy(_checked(logits, targets), targets).item()
+    return cross_entropy(_checked(logits, targets).flatten(0, -2), targets.flatten().long()).item()
 
 
 def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> float:
@@ -39,7 +39,7 @@ def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> flo
     confidence, predicted = _checked(logits, targets).softmax(dim=-1).max(dim=-1)
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(
-        0, which, (predicted == targets).double() - confidence.double()
+        0, which.flatten(), ((predicted == targets).double() - confidence.double()).flatten()
     )
     return (gap.abs().sum() / targets.numel()).item()
 

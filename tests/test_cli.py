@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,15 @@ def test_a_row_that_cannot_be_read_is_reported_beside_the_others(runs_folder) ->
     printed = said("table", "--ledger", str(runs_folder))
     assert "paper.teacher.s0.json" in printed
     assert "student_alone" in printed
+
+
+def test_the_version_is_printed():
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"kdrepro {metadata.version('kdrepro')}\n")
+
+
+@pytest.mark.parametrize("command", ["claims", "table"])
+def test_a_folder_of_rows_that_is_not_there_is_an_error(command, tmp_path):
+    result = CliRunner().invoke(cli.app, [command, "--ledger", str(tmp_path / "nowhere")])
+    assert result.exit_code == 2
+    assert "does not exist" in " ".join(result.output.replace("│", " ").split())

@@ -253,6 +253,12 @@ def test_a_cache_is_looked_up_by_the_examples_positions():
         cached.look_up(Batch(*batch(4)))
 
 
+def test_a_student_among_several_teachers_is_refused():
+    student = network(9)
+    with pytest.raises(ValueError, match="student: got the same object as the teacher"):
+        train(student, teacher=[student, network(1)])
+
+
 class NaNOn(nn.Module):
     """A teacher that breaks on one example."""
 

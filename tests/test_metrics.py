@@ -108,3 +108,11 @@ def test_targets_that_do_not_fit_are_refused(measure):
         measure(logits, targets + (torch.arange(500) == 0) * (7 - targets))
     with pytest.raises(TypeError, match="targets"):
         measure(logits, targets.float())
+
+
+def test_several_positions_an_example_are_so_many_examples():
+    logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(5, (3, 4), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    for measure in (metrics.accuracy, metrics.negative_log_likelihood, metrics.calibration_error):
+        flat = measure(logits.flatten(0, 1), targets.flatten().long())
+        assert measure(logits, targets) == pytest.approx(flat), measure.__name__

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -16,12 +18,25 @@ __all__ = ["app", "main", "seeds_from"]
 
 app = typer.Typer(
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Reproduce the knowledge-distillation papers, with seeds, intervals and cost.",
 )
 book_app = typer.Typer(no_args_is_help=True, help="Execute the chapters, and build the pages.")
 app.add_typer(book_app, name="book")
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
+) -> None:
+    """Reproduce the knowledge-distillation papers, with seeds, intervals and cost."""
+    if version:
+        typer.echo(f"kdrepro {metadata.version('kdrepro')}")
+        raise typer.Exit
+
+
 for command in (run, claims, table, data, check):
     app.command()(command)
 book_app.command("execute")(book_execute)

@@ -14,5 +14,11 @@ Protocol = Annotated[
     ),
 ]
 Folder = Annotated[
-    Path | None, typer.Option("--ledger", help="Folder of rows to read instead of the recorded ones.")
+    Path | None,
+    typer.Option(
+        "--ledger",
+        help="Folder of rows to read instead of the recorded ones.",
+        exists=True,
+        file_okay=False,
+    ),
 ]

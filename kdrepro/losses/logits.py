@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from kdrepro import checks
 
+_NO_CLASS = torch.iinfo(torch.int64).min
+
 
 def _log_probs(logits: Tensor, temperature: float) -> Tensor:
     # Half precision has too few digits for a difference of log-probabilities: float32 at the least.
@@ -118,7 +120,8 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     tensor([0.6931])
     """
     checks.logits("student_logits", student_logits)
-    # Looking at the values waits for the device: on a CPU that costs nothing, elsewhere `fit` has looked beforehand.
+    # Looking at the values waits for the device: on a CPU that costs nothing. Elsewhere `fit` has looked beforehand,
+    # and torch stops at a class that there is not.
     if not isinstance(targets, Tensor) or targets.device.type == "cpu" or targets.is_floating_point():
         checks.class_targets(targets, classes=student_logits.shape[-1], leading=student_logits.shape[:-1])
     elif targets.shape != student_logits.shape[:-1]:
@@ -127,6 +130,8 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
         )
     wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
     classes = wide.shape[-1]
-    return cross_entropy(wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none").reshape(
-        targets.shape
+    # Torch would give −100, the usual padding, a loss of 0, which counts in a mean.
+    losses = cross_entropy(
+        wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none", ignore_index=_NO_CLASS
     )
+    return losses.reshape(targets.shape)

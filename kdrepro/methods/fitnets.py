@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdrepro import checks
 from kdrepro.losses.features import at_least_float32, hint_loss
 from kdrepro.losses.logits import forward_kl, hard_target_loss, soft_target_loss
-from kdrepro.losses.reduce import masked_mean, mean
+from kdrepro.losses.reduce import masked_mean
 from kdrepro.types import Batch, Outputs, tapped
 
 
@@ -52,7 +52,8 @@ class HintStage(nn.Module):
 
     ½ ‖ hint − regressor(guided) ‖², averaged over the batch. `student_tap` and `teacher_tap` name the features. The
     regressor's parameters train with the student's. The loss looks at nothing above the guided layer, so no other
-    layer gets a gradient. Returns `{"hint": ()}`. Raises `ValueError` for a feature that is not there.
+    layer gets a gradient. Returns `{"hint": ()}`; samples that `batch.mask` (B,) leaves out count nowhere. Raises
+    `ValueError` for a feature that is not there, or a mask of another shape.
     """
 
     def __init__(self, regressor: nn.Module, *, student_tap: str, teacher_tap: str) -> None:
@@ -65,12 +66,18 @@ class HintStage(nn.Module):
 
     def guided(self, student: Outputs) -> Tensor:
         """Return the student's feature as the teacher would have it."""
-        seen: Tensor = self.regressor(at_least_float32(tapped("student", student, self.student_tap)))
+        feature = at_least_float32(tapped("student", student, self.student_tap))
+        own = next(self.regressor.parameters(), feature).dtype
+        seen: Tensor = self.regressor(feature.to(own))
         return seen
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+    def distance(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        """Return ½ ‖ hint − regressor(guided) ‖², averaged over the samples that count."""
         hint = tapped("teacher", teacher, self.teacher_tap)
-        return {"hint": mean(hint_loss(self.guided(student), hint))}
+        return masked_mean(hint_loss(self.guided(student), hint), batch.mask)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        return {"hint": self.distance(student, teacher, batch)}
 
 
 class FitNetKD(nn.Module):
@@ -135,7 +142,8 @@ class JointFitNet(nn.Module):
     objective + hint_weight · mean over batch and elements of (hint − regressor(guided))²
 
     Not the paper's method, which trains in two stages and says that hints together with labels did not learn (section
-    3.1). `objective` is `Supervised()` or a `FitNetKD`. Returns its terms and `"hint"`.
+    3.1). `objective` is `Supervised()` or a `FitNetKD`. Returns its terms and `"hint"`; raises `ValueError` for an
+    objective that has a term of that name itself.
     """
 
     def __init__(self, hints: HintStage, objective: nn.Module, *, hint_weight: float) -> None:
@@ -159,7 +167,12 @@ class JointFitNet(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(student, teacher, batch)
+        if "hint" in terms:
+            raise ValueError(
+                f"objective: got {type(self.objective).__name__}, which has a term named 'hint' itself, "
+                "expected one without: one of the two hints would be lost"
+            )
         hint = tapped("teacher", teacher, self.hints.teacher_tap)
-        # hint_loss is half the sum over the elements of one example.
-        squared = mean(hint_loss(self.hints.guided(student), hint)) * (2 / hint[0].numel())
+        # The distance is half the sum over the elements of one example.
+        squared = self.hints.distance(student, teacher, batch) * (2 / hint[0].numel())
         return {**terms, "hint": self.hint_weight * squared}

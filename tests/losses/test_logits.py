@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
+from kdrepro import checks
 from kdrepro.losses.logits import forward_kl, hard_target_loss, jensen_shannon, reverse_kl, soft_target_loss
 
 BETWEEN = {
@@ -323,3 +324,10 @@ def test_any_integers_are_class_numbers(integers):
     student, _ = random_pair(3, 4)
     expected = hard_target_loss(student, torch.tensor([0, 1, 3]))
     torch.testing.assert_close(hard_target_loss(student, torch.tensor([0, 1, 3], dtype=integers)), expected)
+
+
+def test_padding_is_no_class_even_where_values_are_not_looked_at(monkeypatch):
+    """Off the CPU nobody looks: torch itself has to stop, and not count a loss of 0."""
+    monkeypatch.setattr(checks, "class_targets", lambda *arguments, **options: None)
+    with pytest.raises(IndexError, match="-100"):
+        hard_target_loss(torch.randn(2, 5), torch.tensor([1, -100]))

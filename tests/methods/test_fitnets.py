@@ -429,3 +429,42 @@ def test_they_say_how_they_are_set():
     assert "soften_student=False" in repr(soft_targets(soften_student=False))
     assert "student_tap='guided', teacher_tap='hint'" in repr(hints())
     assert "hint_weight=7.0" in repr(JointFitNet(hints(), Supervised(), hint_weight=7.0))
+
+
+def test_samples_that_do_not_count_leave_no_trace_in_a_hint():
+    chance = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 3, 2, 2, generator=chance), torch.randn(4, 3, 2, 2, generator=chance)
+    features[0][3], features[1][3] = 100.0, -100.0
+    logits, targets = torch.randn(4, 5, generator=chance), torch.tensor([0, 1, 2, -100])
+    mask = torch.tensor([True, True, True, False])
+    hints = HintStage(nn.Identity(), student_tap="s", teacher_tap="t")
+    joint = JointFitNet(hints, Supervised(), hint_weight=2.0)
+    for objective in (hints, joint):
+        found = objective(
+            Outputs(logits, {"s": features[0]}),
+            Outputs(logits, {"t": features[1]}),
+            Batch(logits, targets, mask),
+        )
+        expected = objective(
+            Outputs(logits[:3], {"s": features[0][:3]}),
+            Outputs(logits[:3], {"t": features[1][:3]}),
+            Batch(logits[:3], targets[:3]),
+        )
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_hint_inside_a_hint_is_refused_rather_than_lost():
+    hints = HintStage(nn.Identity(), student_tap="s", teacher_tap="t")
+    nested = JointFitNet(hints, JointFitNet(hints, Supervised(), hint_weight=1.0), hint_weight=1.0)
+    outputs = Outputs(torch.zeros(2, 5), {"s": torch.ones(2, 3), "t": torch.zeros(2, 3)})
+    with pytest.raises(ValueError, match="objective: got JointFitNet, which has a term named 'hint' itself"):
+        nested(outputs, outputs, Batch(torch.zeros(2), torch.tensor([0, 1])))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_regressor_in_another_precision_takes_the_feature_in_its_own(dtype):
+    hints = HintStage(regressor((3, 4, 4), (5, 2, 2)).to(dtype), student_tap="s", teacher_tap="t")
+    student = Outputs(torch.zeros(2, 5), {"s": torch.randn(2, 3, 4, 4, dtype=torch.float64)})
+    teacher = Outputs(torch.zeros(2, 5), {"t": torch.randn(2, 5, 2, 2)})
+    (term,) = hints(student, teacher, Batch(torch.zeros(2), torch.tensor([0, 1]))).values()
+    assert term.isfinite()
