@@ -38,6 +38,16 @@ class Batch:
             return self.targets
         return self.targets.masked_fill(~mask, 0)
 
+    def counted(self, outputs: Outputs) -> Outputs:
+        """The outputs, with logits of 0 where `mask` leaves a position out.
+
+        What stands there, NaN from attention over padding alone for instance, would reach the gradient of the others.
+        """
+        mask, logits = self.mask, outputs.logits
+        if mask is None or mask.dtype != torch.bool or mask.shape != logits.shape[:-1]:
+            return outputs
+        return Outputs(logits.masked_fill(~mask.unsqueeze(-1), 0), outputs.features)
+
 
 @dataclass(frozen=True)
 class Outputs:

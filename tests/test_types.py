@@ -5,6 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kdrepro.methods.born_again import (
+    BornAgain,
+    ConfidenceWeighted,
+    LabelSmoothing,
+    PermutedDarkKnowledge,
+)
+from kdrepro.methods.fitnets import FitNetKD
+from kdrepro.methods.hinton_kd import HintonKD
+from kdrepro.methods.sequence_kd import WordLevelKD
+from kdrepro.methods.supervised import Supervised
 from kdrepro.types import Batch, Outputs, as_outputs, tapped
 
 LOGITS = torch.randn(2, 3)
@@ -60,3 +70,41 @@ def test_a_feature_comes_by_name_and_a_missing_one_says_what_is_there():
     for nothing in (Outputs(LOGITS), None):
         with pytest.raises(ValueError, match=r"^teacher: got the features none, expected 'stage'"):
             tapped("teacher", nothing, "stage")
+
+
+PADDED = torch.tensor([[True, True, False], [True, False, False]])
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Supervised(),
+        HintonKD(temperature=2.0, soft_weight=0.5),
+        FitNetKD(temperature=2.0, soft_weight=4.0, final_soft_weight=1.0, decay_epochs=2),
+        FitNetKD(
+            temperature=2.0, soft_weight=4.0, final_soft_weight=1.0, decay_epochs=2, soften_student=False
+        ),
+        WordLevelKD(),
+        BornAgain(label_weight=1.0),
+        ConfidenceWeighted(),
+        PermutedDarkKnowledge(),
+        LabelSmoothing(smoothing=0.1),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_what_stands_in_padding_reaches_no_gradient(objective):
+    """Attention over padding alone gives NaN, and NaN times a gradient of 0 is NaN."""
+    chance = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 5, generator=chance).requires_grad_()
+    inputs, taught = torch.randn(2, 3, 4, generator=chance), torch.randn(2, 3, 5, generator=chance)
+    targets = torch.tensor([[0, 1, -100], [2, -100, -100]])
+    found = []
+    for padding in (0.0, float("nan")):
+        torch.manual_seed(1)
+        there = torch.zeros(2, 3, 1).masked_fill(~PADDED[..., None], padding)
+        student, teacher = inputs @ weight + there, taught + there
+        terms = objective(Outputs(student), Outputs(teacher), Batch(inputs, targets, PADDED))
+        (gradient,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), weight)
+        found.append((terms, gradient))
+    assert found[1][1].isfinite().all()
+    torch.testing.assert_close(found[0], found[1])

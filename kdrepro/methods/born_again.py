@@ -35,7 +35,8 @@ class BornAgain(nn.Module):
         return f"label_weight={self.label_weight}"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        soft = forward_kl(student.logits, _asked(teacher).logits)
+        student = batch.counted(student)
+        soft = forward_kl(student.logits, _asked(teacher, batch).logits)
         terms = {"soft": masked_mean(soft, batch.mask)}
         if self.label_weight:
             hard = hard_target_loss(student.logits, batch.counted_targets)
@@ -53,8 +54,8 @@ class ConfidenceWeighted(nn.Module):
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        confidence = _wide(_asked(teacher).logits.detach()).softmax(dim=-1).amax(dim=-1)
-        hard = hard_target_loss(student.logits, batch.counted_targets)
+        confidence = _wide(_asked(teacher, batch).logits.detach()).softmax(dim=-1).amax(dim=-1)
+        hard = hard_target_loss(batch.counted(student).logits, batch.counted_targets)
         scale = masked_mean(confidence, batch.mask)
         return {"hard": masked_mean(hard * confidence, batch.mask) / scale}
 
@@ -68,7 +69,7 @@ class PermutedDarkKnowledge(nn.Module):
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        soft = forward_kl(student.logits, permuted_others(_asked(teacher).logits))
+        soft = forward_kl(batch.counted(student).logits, permuted_others(_asked(teacher, batch).logits))
         return {"soft": masked_mean(soft, batch.mask)}
 
 
@@ -89,6 +90,7 @@ class LabelSmoothing(nn.Module):
         return f"smoothing={self.smoothing}"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        student = batch.counted(student)
         classes = student.logits.shape[-1]
         targets = checks.class_targets(
             batch.counted_targets, classes=classes, leading=student.logits.shape[:-1]
@@ -115,7 +117,7 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _asked(teacher: Outputs | None) -> Outputs:
+def _asked(teacher: Outputs | None, batch: Batch) -> Outputs:
     if teacher is None:
         raise ValueError("teacher: got None, expected the teacher's outputs")
-    return teacher
+    return batch.counted(teacher)

@@ -124,6 +124,7 @@ class FitNetKD(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         if teacher is None:
             raise ValueError("teacher: got None, expected the teacher's outputs")
+        student, teacher = batch.counted(student), batch.counted(teacher)
         hard = hard_target_loss(student.logits, batch.counted_targets)
         if self.soften_student:
             soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)

@@ -37,10 +37,13 @@ class HintonKD(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
+        student = batch.counted(student)
         if self.soft_weight > 0:
             if teacher is None:
                 raise ValueError("teacher: got None, expected the teacher's outputs (soft_weight is above 0)")
-            soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
+            soft = soft_target_loss(
+                student.logits, batch.counted(teacher).logits, temperature=self.temperature
+            )
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
             hard = hard_target_loss(student.logits, batch.counted_targets)

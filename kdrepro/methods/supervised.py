@@ -16,4 +16,5 @@ class Supervised(nn.Module):
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        return {"hard": masked_mean(hard_target_loss(student.logits, batch.counted_targets), batch.mask)}
+        hard = hard_target_loss(batch.counted(student).logits, batch.counted_targets)
+        return {"hard": masked_mean(hard, batch.mask)}
