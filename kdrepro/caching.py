@@ -146,11 +146,7 @@ def cache_teacher(
     the vocabulary at each word of the targets, in the precision of the teacher's: gigabytes, soon.
     Raises `ValueError` when `batches` augments: the cached outputs would belong to other inputs.
     """
-    if isinstance(batches, SentenceBatches):
-        return _cache_translator(
-            teacher, batches, temperature=temperature, device=device, precision=precision
-        )
-    if batches.augment is not None:
+    if isinstance(batches, Batches) and batches.augment is not None:
         raise ValueError(
             "batches: got augmented batches, expected none: cached outputs would belong to other views"
         )
@@ -158,6 +154,8 @@ def cache_teacher(
     where = devices.accelerator(device).device
     frozen.to(where)
     with devices.autocast(devices.precision_for(precision, where), where):
+        if isinstance(batches, SentenceBatches):
+            return _cache_translator(frozen, batches.to(where), temperature=temperature)
         parts = [
             frozen(part.to(where), temperature=temperature)
             for part in torch.split(batches.inputs, batches.batch_size)
@@ -167,26 +165,17 @@ def cache_teacher(
 
 
 def _cache_translator(
-    teacher: nn.Module | FrozenTeacher,
-    batches: SentenceBatches,
-    *,
-    temperature: float,
-    device: str,
-    precision: str,
+    teacher: FrozenTeacher, batches: SentenceBatches, *, temperature: float
 ) -> CachedTranslator:
-    frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
-    where = devices.accelerator(device).device
-    frozen.to(where)
     cached: CachedTranslator | None = None
-    with devices.autocast(devices.precision_for(precision, where), where):
-        # In the batches of the first epoch: of similar length, and the same ones whenever the cache is made again.
-        for batch in batches.to(where).epoch(0):
-            found = frozen(batch.inputs, temperature=temperature).logits
-            if cached is None:
-                total = int(batches.predictions.sum())
-                cached = CachedTranslator(found.new_empty(total, found.shape[-1]), batches.predictions)
-            assert batch.mask is not None
-            places = cached.places(_index(batch), width=found.shape[1])
-            cached.logits[places[batch.mask]] = found[batch.mask]
+    # In the batches of the first epoch: of similar length, and the same ones whenever the cache is made again.
+    for batch in batches.epoch(0):
+        found = teacher(batch.inputs, temperature=temperature).logits
+        if cached is None:
+            total = int(batches.predictions.sum())
+            cached = CachedTranslator(found.new_empty(total, found.shape[-1]), batches.predictions)
+        assert batch.mask is not None
+        places = cached.places(_index(batch), width=found.shape[1])
+        cached.logits[places[batch.mask]] = found[batch.mask]
     assert cached is not None
     return cached
