@@ -41,7 +41,7 @@ ARMS = {
     "fitnet": ("hint, then\nsoft targets", GREEN),
     "fitnet_joint": ("hint and soft\ntargets at once", PINK),
     "joint_hint_label": ("hint and\nlabels at once", ORANGE),
-    "fitnet_code": ("as the\nauthors' code", "black"),
+    "fitnet_code": ("three things as\nin the code", "black"),
 }
 # The nets by depth: the end of their arms' names, and up to how many layers section 4.1 says that they learn.
 DEPTHS = (5, 7, 9, 11)
