@@ -8,6 +8,8 @@ recorded yet. Evidence, test errors on MNIST at protocol paper, n = 20: mnist_te
 mnist_ban1 144 ± 2.5, mnist_ban5 146 ± 2.3, mnist_ban_l 155 ± 4.1, mnist_smoothing 128 ± 2.7; commits 8f0b7d7, 055478e,
 210804f.
 
+The arms of WRN-28-2 and DenseNet-112-33, protocol paper, want a GPU; none is recorded.
+
 The paper gives no learning rate and no number of epochs for CIFAR; those of Wide Residual Networks (Zagoruyko &
 Komodakis, 2016), which it names, are used. The digits are an experiment of ours, for its many seeds.
 """
@@ -35,6 +37,7 @@ from kdrepro.methods.born_again import (
     PermutedDarkKnowledge,
 )
 from kdrepro.methods.supervised import Supervised
+from kdrepro.models.densenet import DenseNet
 from kdrepro.models.mlp import MLP
 from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.runs import Run
@@ -54,6 +57,13 @@ _PICTURES: dict[str, Any] = {
     "epochs": 200,
     "crop": 4,
 }
+# The paper trains DenseNets as it trains Wide-ResNets, but without dropout.
+_WIDER = _PICTURES | {"net": "WRN-28-2", "width": 2}
+_DENSE = {key: value for key, value in _PICTURES.items() if key not in ("width", "dropout")} | {
+    "net": "DenseNet-112-33",
+    "depth": 112,
+    "growth": 33,
+}
 # 15 epochs do not fit a net of this size to the pictures, and dropout would keep it further from them.
 _REDUCED = {"net": "WRN-16-1", "depth": 16, "dropout": 0.0, "epochs": 15}
 # Hinton's student (2015, section 3) with the settings that its recipe chose on digits held out.
@@ -68,12 +78,13 @@ _DIGITS: dict[str, Any] = {
     "epochs": 30,
 }
 _FEW = _DIGITS | {"batch_size": 100, "learning_rate": 0.1}
+_BASES = {"pictures": _PICTURES, "wrn28_2": _WIDER, "densenet": _DENSE, "mnist": _DIGITS, "few": _FEW}
 _SMOOTHING = 0.1
 
 
 def config(base: str, protocol: str) -> dict[str, Any]:
     """Return the settings of an arm at a protocol."""
-    settings = dict({"pictures": _PICTURES, "mnist": _DIGITS, "few": _FEW}[base])
+    settings = dict(_BASES[base])
     if base == "pictures" and protocol == "reduced":
         settings |= _REDUCED
     if protocol == "quick":
@@ -103,6 +114,8 @@ def build(settings: dict[str, Any]) -> nn.Module:
     """Return the net that the settings describe."""
     if "hidden" in settings:
         return MLP([784, *settings["hidden"], mnist.CLASSES])
+    if "growth" in settings:
+        return DenseNet(settings["depth"], settings["growth"])
     return WideResNet(settings["depth"], settings["width"], dropout=settings["dropout"])
 
 
@@ -221,7 +234,9 @@ def _arms(
     seeds: int,
     load: Callable[[str], DataSet],
     protocols: Sequence[str],
+    compared: bool = True,
 ) -> dict[str, Arm]:
+    """Return a teacher and its generations and, if `compared`, what they are compared with and their ensembles."""
     prefix = "" if base == "pictures" else f"{base}_"
 
     def arm(summary: str, objective: str, generation: int, *, taught: bool = True) -> Arm:
@@ -244,6 +259,8 @@ def _arms(
         arms[f"{prefix}ban{generation}"] = arm(
             f"generation {generation}, on its teacher alone", "teacher", generation
         )
+    if not compared:
+        return arms
     arms |= {
         f"{prefix}again": arm("labels again, from other first weights", "labels", 1, taught=False),
         f"{prefix}ban_l": arm("labels and teacher", "teacher and labels", 1),
@@ -268,6 +285,8 @@ def _arms(
 
 ARMS = {
     **_arms("pictures", generations=3, seeds=3, load=load, protocols=("reduced", "paper")),
+    **_arms("wrn28_2", generations=1, seeds=3, load=load, protocols=("paper",), compared=False),
+    **_arms("densenet", generations=1, seeds=3, load=load, protocols=("paper",), compared=False),
     **_arms("mnist", generations=5, seeds=20, load=load_mnist, protocols=("paper",)),
     **_arms("few", generations=5, seeds=20, load=load_few, protocols=("smoke", "quick", "paper")),
 }

@@ -15,6 +15,7 @@ from kdrepro.claims import Side, paper
 from kdrepro.ledger import Ledger, Row
 from kdrepro.methods.born_again import BornAgain, ConfidenceWeighted, LabelSmoothing, PermutedDarkKnowledge
 from kdrepro.methods.supervised import Supervised
+from kdrepro.models.densenet import DenseNet
 from kdrepro.models.mlp import MLP
 from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.recipes import born_again
@@ -25,6 +26,8 @@ FEW = [name for name in ARMS if name.startswith("few_")]
 GENERATIONS = ["few_teacher", *(f"few_ban{generation}" for generation in range(1, 6))]
 FIRST = ["few_ban1", "few_again", "few_ban_l", "few_cwtm", "few_dkpp", "few_smoothing"]
 TAUGHT = {*GENERATIONS[1:], "few_ban_l", "few_cwtm", "few_dkpp"}
+# Larger nets of the paper's Table 1, each with one generation, for a GPU.
+WIDER = ("wrn28_2_", "densenet_")
 FIRST_LAYER = "layers.0.weight"
 ENSEMBLES = {"few_ens2": GENERATIONS[1:3], "few_ens3": GENERATIONS[1:4]}
 # What a run finds out, beside its settings.
@@ -56,7 +59,7 @@ def settings(name: str, protocol: str = "paper") -> dict[str, object]:
 
 def base(name: str) -> str:
     """The beginning of an arm's name that says what it is trained on; that of pictures is empty."""
-    return next((prefix for prefix in ("mnist_", "few_") if name.startswith(prefix)), "")
+    return next((prefix for prefix in (*WIDER, "mnist_", "few_") if name.startswith(prefix)), "")
 
 
 def state(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -110,6 +113,14 @@ def test_each_generation_learns_from_the_one_before_it(prefix, generations, seed
     }
 
 
+@pytest.mark.parametrize("prefix", WIDER)
+def test_larger_nets_are_born_again_once_as_in_the_paper(prefix):
+    own = {name: arm for name, arm in ARMS.items() if name.startswith(prefix)}
+    assert list(own) == [f"{prefix}teacher", f"{prefix}ban1"]
+    assert [list(arm.needs(7)) for arm in own.values()] == [[], [(f"{prefix}teacher", 7)]]
+    assert {(arm.seeds, tuple(arm.protocols)) for arm in own.values()} == {(3, ("paper",))}
+
+
 def test_those_that_are_compared_within_a_generation_are_a_cohort():
     for name in FEW:
         generation = settings(name)["generation"]
@@ -134,14 +145,22 @@ def test_the_settings_on_pictures_are_those_of_wide_residual_networks(protocol, 
         assert [round(share * epochs) for share in found["rate_steps"]] == steps
 
 
+@pytest.mark.parametrize("prefix", WIDER)
+def test_the_settings_of_larger_nets_are_those_of_the_smallest_but_for_the_net(prefix):
+    own, smallest = settings(f"{prefix}ban1"), settings("ban1")
+    differing = {key for key in own.keys() | smallest if own.get(key) != smallest.get(key)}
+    assert differing <= {"net", "depth", "width", "growth", "dropout"}
+    assert own.get("dropout") == (None if prefix == "densenet_" else 0.3)
+
+
 def test_teacher_and_students_have_the_same_net_and_schedule():
-    for prefix in ("", "mnist_", "few_"):
+    for prefix in ("", *WIDER, "mnist_", "few_"):
         own = [name for name in ARMS if base(name) == prefix]
         differing = {"objective", "generation", "smoothing"}
         common = [
             {key: value for key, value in settings(each).items() if key not in differing} for each in own
         ]
-        assert len(own) > 4
+        assert len(own) == 2 if prefix in WIDER else len(own) > 4
         assert all(each == common[0] for each in common), prefix
 
 
@@ -152,6 +171,13 @@ def test_the_nets_are_those_of_the_settings():
     drops = [part.probability for part in net.modules() if hasattr(part, "probability")]
     assert set(drops) == {0.3}
     assert sum(each.numel() for each in RECIPE.build(settings("teacher", "reduced")).parameters()) == 175_066
+    net = RECIPE.build(settings("wrn28_2_ban1"))
+    assert sum(each.numel() for each in net.parameters()) == 1_467_610
+    assert {part.probability for part in net.modules() if hasattr(part, "probability")} == {0.3}
+    with torch.device("meta"):
+        net = RECIPE.build(settings("densenet_ban1"))
+    assert isinstance(net, DenseNet)
+    assert sum(each.numel() for each in net.parameters()) == 6_892_786
     for name in ("mnist_teacher", "few_ban5"):
         net = RECIPE.build(settings(name))
         assert isinstance(net, MLP)
