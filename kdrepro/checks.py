@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 import torch
@@ -83,8 +83,10 @@ def same_logits_shape(student_logits: object, teacher_logits: object) -> None:
         )
 
 
-def feature(name: str, value: object, *, shape: str = "(B, ...)", dimensions: int = 2) -> Tensor:
-    """Return `value`, or raise unless it is a floating-point tensor of at least that many dimensions, none empty.
+def feature(name: str, value: object, *, shape: str = "(B, ...)", dimensions: int | None = None) -> Tensor:
+    """Return `value`, or raise unless it is a floating-point tensor of two or more dimensions, none empty.
+
+    `dimensions` is how many there must be.
 
     `shape` is how the message writes what was expected.
     """
@@ -92,9 +94,20 @@ def feature(name: str, value: object, *, shape: str = "(B, ...)", dimensions: in
         raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor {shape}")
     if not value.is_floating_point():
         raise TypeError(f"{name}: got {value.dtype}, expected a floating-point tensor {shape}")
-    if value.ndim < dimensions or value.numel() == 0:
+    if value.ndim < 2 or value.ndim != (dimensions or value.ndim) or value.numel() == 0:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape} with none of them empty")
     return value
+
+
+def classes_in_the_middle(targets: Sequence[int], logits: Sequence[int]) -> str:
+    """What to add to an error where the shapes say that logits (B, K, ...) have their classes in dimension 1.
+
+    >>> classes_in_the_middle((2, 8, 8), (2, 5, 8, 8))
+    '; where the classes are in dimension 1, move them to the end: logits.movedim(1, -1)'
+    """
+    if len(logits) < 3 or tuple(targets) != (logits[0], *logits[2:]):
+        return ""
+    return "; where the classes are in dimension 1, move them to the end: logits.movedim(1, -1)"
 
 
 def class_targets(
@@ -108,6 +121,7 @@ def class_targets(
     if leading is not None and tuple(targets.shape) != tuple(leading):
         raise ValueError(
             f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector"
+            f"{classes_in_the_middle(targets.shape, (*leading, classes))}"
         )
     if targets.numel():
         low, high = int(targets.min()), int(targets.max())

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kdrepro import checks
 from kdrepro.types import Batch, Outputs
 
 # A teacher is called at chance when one guesser in a hundred would do as well, and only on a batch on which a
@@ -91,7 +92,8 @@ def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
     elif targets.shape != leading:
         yield error(
             "targets_shape",
-            f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector",
+            f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector"
+            f"{checks.classes_in_the_middle(targets.shape, logits.shape)}",
             "Give one class number per position; one-hot targets become numbers by .argmax(-1).",
         )
     elif mask is not None and (mask.dtype != torch.bool or mask.shape != leading):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,12 +23,33 @@ def run_module(
 ) -> Outputs:
     """Call a network and take what it gives as `Outputs`, with the features that are `tapped` on the way.
 
-    A mapping of inputs becomes keyword arguments.
+    A mapping of inputs becomes keyword arguments. An error of torch's gets a note that says whose it is.
     """
+    if torch.compiler.is_compiling():
+        return _run(module, inputs, side, tapped)
+    try:
+        return _run(module, inputs, side, tapped)
+    except RuntimeError as problem:
+        # Python 3.10 has no notes.
+        if hasattr(problem, "add_note"):
+            given = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+            weights = _kinds([*module.parameters(), *module.buffers()])
+            problem.add_note(f"{side}: its weights are {weights}, its inputs {_kinds(given)}")
+        raise
+
+
+def _run(
+    module: nn.Module, inputs: Tensor | Mapping[str, Any], side: str, tapped: Sequence[taps.Tap]
+) -> Outputs:
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
     if tapped:
         return taps.run_tapped(module, tapped, args, kwargs, side=side)
     return as_outputs(module(*args, **kwargs), side=side)
+
+
+def _kinds(values: Iterable[object]) -> str:
+    found = (f"{each.dtype} on {each.device}" for each in values if isinstance(each, Tensor))
+    return ", ".join(dict.fromkeys(found)) or "no tensors"
 
 
 def members_of(teacher: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:

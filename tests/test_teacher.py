@@ -1,6 +1,7 @@
 """The teacher is asked in eval mode, without gradient, and never changed."""
 
 import copy
+import sys
 
 import pytest
 import scipy.special
@@ -97,6 +98,21 @@ def test_inputs_by_name_reach_the_network_by_name():
     answer = FrozenTeacher(teacher)({"input_ids": ids, "attention_mask": hidden}).logits
     assert torch.equal(answer, teacher(ids, hidden).logits)
     assert not torch.equal(answer, teacher(ids).logits)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes before Python 3.11")
+@pytest.mark.parametrize("tapped", [False, True])
+def test_an_error_of_torchs_is_noted_with_whose_it_is(tapped):
+    teacher = network().half()
+    with pytest.raises(RuntimeError) as caught:
+        FrozenTeacher(teacher, teacher_taps={"first": "0"} if tapped else None)(INPUTS.double())
+    assert caught.value.__notes__ == [
+        "teacher: its weights are torch.float16 on cpu, torch.int64 on cpu, its inputs torch.float64 on cpu"
+    ]
+    by_name = {"input_ids": torch.tensor([[1.5]])}
+    with pytest.raises(RuntimeError) as caught:
+        FrozenTeacher(LanguageModel())(by_name)
+    assert caught.value.__notes__[0].endswith("its inputs torch.float32 on cpu")
 
 
 def test_it_moves_in_place():

@@ -39,6 +39,10 @@ def _energy(feature: Tensor, power: float, pool: str) -> Tensor:
     return (wide.square() if power == 2 else wide.abs().pow(power)).sum(dim=1)
 
 
+def _places(feature: Tensor) -> str:
+    return "×".join(map(str, feature.shape[2:]))
+
+
 def _unit(energy: Tensor) -> Tensor:
     return normalize(energy.flatten(1), dim=1, eps=1e-12)
 
@@ -84,7 +88,8 @@ def attention_transfer_loss(
 
     Shapes: (B, C, H, W), (B, C', H', W') → (B,), computed in float32 or wider. The teacher gets no gradient. Zero,
     with zero gradient, where the maps are equal: the norm has no derivative there, and 0 is one of its subgradients.
-    Errors as `attention_map`; another number of samples, or an unknown `form`, is a `ValueError`.
+    Errors as `attention_map`; another number of samples, an unknown `form`, or maps that would be compared at a single
+    position, where each is 1 whatever the net, is a `ValueError`.
 
     >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 5.0]]]])
     >>> attention_transfer_loss(student, teacher, form="paper")  # √2
@@ -100,9 +105,15 @@ def attention_transfer_loss(
         raise ValueError(
             f"teacher_feature: got {len(teacher_feature)} samples, expected the student's {len(student_feature)}"
         )
+    sides = zip(student_feature.shape[2:], teacher_feature.shape[2:], strict=True)
+    size = tuple(min(side) for side in sides)
+    if size == (1, 1):
+        raise ValueError(
+            f"student_feature, teacher_feature: got maps of {_places(student_feature)} and "
+            f"{_places(teacher_feature)} positions, expected more than one to compare: a map of one is always 1"
+        )
     power = checked_power(power)
     student, teacher = (_energy(each, power, pool) for each in (student_feature, teacher_feature.detach()))
-    size = min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
     student, teacher = (
         each if each.shape[1:] == size else adaptive_avg_pool2d(each, size) for each in (student, teacher)
     )
