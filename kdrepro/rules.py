@@ -51,8 +51,8 @@ def _worst(outcomes: Sequence[_Outcome]) -> tuple[str, int | None]:
     return verdict, max(known) if len(known) == len(needs) else None
 
 
-def _ordered(pairs: Sequence[Pair]) -> _Outcome:
-    values = _differences(pairs)
+def _ordered(pairs: Sequence[Pair], *, scale: float = 1.0) -> _Outcome:
+    values = [scale * each for each in _differences(pairs)]
     interval = mean_interval(values)
     if interval.high < 0:
         return _Outcome("reproduced", interval, len(pairs), None)
@@ -68,14 +68,15 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     runs = _runs(pair for pairs in compared for pair in pairs)
     if n < claim.seeds:
         return not_run(claim, n=n, runs=runs)
-    outcomes = [_ordered(pairs) for pairs in compared]
+    outcomes = [_ordered(pairs, scale=claim.scale) for pairs in compared]
     verdict, needed = _worst(outcomes)
+    unit = f" {claim.unit}" if claim.unit else ""
     deciding = max(
         (each for each in outcomes if each.verdict == verdict), key=lambda each: each.interval.high
     ).interval
     sentences = [
         f"{named(comparison.lower, claim.metric)} minus {named(comparison.higher, claim.metric)}: "
-        f"{number(outcome.interval.mean)}, {bounds(outcome.interval)}, {outcome.n} pairs"
+        f"{number(outcome.interval.mean)}{unit}, {bounds(outcome.interval)}, {outcome.n} pairs"
         for comparison, outcome in zip(claim.comparisons, outcomes, strict=True)
     ]
     return Judgement(

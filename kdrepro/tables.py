@@ -51,8 +51,9 @@ def _we_find(judgement: Judgement) -> str:
         return "–"
     low, high = judgement.interval
     text = f"{number(judgement.mean)} ({number(low)} to {number(high)})"
+    text = f"{text} {judgement.claim.unit}".strip()
     if judgement.claim.kind == "value":
-        return f"{text} {judgement.claim.unit}".strip()
+        return text
     return {"order": "difference ", "similar": "difference ", "recovery": "share "}[
         judgement.claim.kind
     ] + text

@@ -1,7 +1,8 @@
-"""What a reader sees of a chart: its words, and whether they can be read on any page."""
+"""What a reader sees of a chart: its words, its marked points, and whether it can be read on any page."""
 
 from __future__ import annotations
 
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -17,6 +18,16 @@ def texts(chart: Figure) -> list[str]:
             found += [text.get_text() for text in axes.get_legend().get_texts()]
     found += [text.get_text() for legend in chart.legends for text in legend.get_texts()]
     return [text for text in found if text]
+
+
+def points(axes: Axes, marker: str) -> list[tuple[float, float]]:
+    """Where the marks of that kind stand."""
+    return [
+        (float(x), float(y))
+        for line in axes.lines
+        if line.get_marker() == marker
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
 
 
 def assert_readable(chart: Figure) -> None:

@@ -1,128 +1,31 @@
-"""Several students under one teacher: each ends as if it had been alone, and is killed and resumed as one."""
+"""Several students under one teacher: each ends as if it had been alone."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from small_networks import network, snapshot
+from small_cohorts import (
+    EPOCHS,
+    NAMES,
+    STEPS,
+    alone,
+    batches,
+    images_net,
+    member,
+    same,
+    sgd,
+    together,
+    weights,
+)
+from small_networks import snapshot
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
-from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
-from kdrepro import AttentionTransfer, Batches, HintonKD, Outputs, Supervised, fit
-from kdrepro.data.batches import Jitter
-from kdrepro.engine import fit_cohort
+from kdrepro import AttentionTransfer, HintonKD, Outputs, Supervised
 from kdrepro.members import Member
-from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher
-
-IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
-EPOCHS, STEPS = 4, 4
-SETTINGS = {"epochs": EPOCHS, "device": "cpu", "precision": "fp32", "checkpoint_seconds": 0.0}
-
-
-class Killed(Exception):
-    """Ends a run in the middle."""
-
-
-def batches(**changes) -> Batches:
-    return Batches(
-        **{
-            "inputs": IMAGES,
-            "targets": TARGETS,
-            "batch_size": 8,
-            "seed": 7,
-            "augment": Jitter(pixels=1),
-            **changes,
-        }
-    )
-
-
-def images_net(seed: int, width: int = 8) -> nn.Sequential:
-    """With BatchNorm and dropout."""
-    return nn.Sequential(nn.Flatten(), network(seed, inputs=36, width=width))
-
-
-def sgd(parameters) -> SGD:
-    return SGD(parameters, lr=0.2, momentum=0.9)
-
-
-def falling(optimizer) -> LambdaLR:
-    return LambdaLR(optimizer, lambda step: 1 - step / (EPOCHS * STEPS))
-
-
-class Regressed(nn.Module):
-    """Squared distance of logits through a weight of its own that is learnt, and dropout on the way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale, self.dropout = nn.Parameter(torch.ones(5)), nn.Dropout(0.5)
-
-    def forward(self, student: Outputs, teacher: Outputs, batch) -> dict[str, Tensor]:
-        return {"apart": mse_loss(self.dropout(self.scale * student.logits), teacher.logits)}
-
-
-def member(name: str, **changes) -> Member:
-    """One of several students that have nothing in common but their batches: nets, objectives, optimisers differ."""
-    soft = HintonKD(temperature=4.0, soft_weight=0.9)
-    made: dict[str, dict[str, object]] = {
-        "labels": {
-            "student": images_net(1),
-            "objective": Supervised(),
-            "optimizer": lambda each: SGD(each, lr=0.1),
-        },
-        "soft": {"student": images_net(1), "objective": soft, "optimizer": sgd, "schedule": falling},
-        "wide": {
-            "student": images_net(2, width=20),
-            "objective": soft,
-            "optimizer": sgd,
-            "gradient_clip": 0.5,
-            # The best epoch is not the last, so what is kept is not what comes out of the loop.
-            "validate": lambda net: abs(net[1][4].bias.sum().item() + 0.43),
-        },
-        "own weights": {
-            "student": images_net(3),
-            "objective": Regressed(),
-            "optimizer": lambda each: AdamW(each, lr=0.05),
-        },
-    }
-    return Member(**(made[name] | {"label": name} | changes))
-
-
-NAMES = ("labels", "soft", "wide", "own weights")
-
-
-def weights(some: Member) -> dict[str, Tensor]:
-    return {
-        f"{side}.{name}": value
-        for side in ("student", "objective")
-        for name, value in getattr(some, side).state_dict().items()
-    }
-
-
-def together(members: list[Member], data: Batches | None = None, **changes) -> list[History]:
-    return fit_cohort(members, data or batches(), **({"teacher": images_net(0)} | SETTINGS | changes))
-
-
-def alone(some: Member, data: Batches | None = None, **changes) -> History:
-    """What `fit` makes of one member."""
-    own = {name: value for name, value in vars(some).items() if name not in ("student", "objective", "label")}
-    arguments = {"teacher": images_net(0)} | SETTINGS | own | changes
-    return fit(some.student, some.objective, data or batches(), **arguments)
-
-
-def same(one: Member, other: Member, histories: tuple[History, History]) -> None:
-    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
-    first, second = histories
-    assert first.curves == second.curves
-    assert (first.epochs, first.best_epoch) == (second.epochs, second.best_epoch)
 
 
 def compare(make: Callable[[str], Member], names: tuple[str, ...], **changes) -> None:
@@ -293,112 +196,6 @@ def test_a_student_that_is_part_of_the_teacher_is_refused():
     shared = member("soft")
     with pytest.raises(ValueError, match=r"student.*teacher|teacher.*student"):
         together([member("labels"), shared], teacher=shared.student)
-
-
-# -- killed and resumed
-
-
-def with_files(folder: Path, **changes) -> list[Member]:
-    return [member(name, checkpoint=folder / f"{name}.pt", **changes.get(name, {})) for name in NAMES]
-
-
-@pytest.fixture(scope="module")
-def undisturbed() -> tuple[list[Member], list[History]]:
-    cohort = [member(name) for name in NAMES]
-    return cohort, together(cohort)
-
-
-def ends_the_same(folder: Path, undisturbed: tuple[list[Member], list[History]]) -> list[History]:
-    cohort = with_files(folder)
-    histories = together(cohort)
-    for one, other, *both in zip(cohort, undisturbed[0], histories, undisturbed[1], strict=True):
-        same(one, other, (both[0], both[1]))
-    return histories
-
-
-def stops_at(step: int) -> Callable[[nn.Module], None]:
-    steps = iter(range(1000))
-
-    def after_step(net: nn.Module) -> None:
-        if next(steps) == step:
-            raise Killed
-
-    return after_step
-
-
-@pytest.mark.parametrize("who", ["labels", "own weights"])
-@pytest.mark.parametrize("moment", [0, 3, 4, 9, 15])
-def test_a_cohort_stopped_at_any_step_ends_with_the_same_numbers(who, moment, tmp_path, undisturbed):
-    with pytest.raises(Killed):
-        together(with_files(tmp_path, **{who: {"after_step": stops_at(moment)}}))
-    assert len(list(tmp_path.iterdir())) == (len(NAMES) if moment >= STEPS else 0)
-    ends_the_same(tmp_path, undisturbed)
-
-
-@pytest.mark.parametrize("ahead", [["labels", "soft"], ["soft", "own weights"], ["wide"]])
-def test_members_that_were_saved_an_epoch_ahead_wait_for_the_others(ahead, tmp_path, undisturbed):
-    """A kill between two of the checkpoints of one epoch leaves some of that epoch and some of the last."""
-    for epochs, folder in ((2, tmp_path / "early"), (3, tmp_path / "late")):
-        folder.mkdir()
-        with pytest.raises(Killed):
-            together(with_files(folder, labels={"after_step": stops_at(epochs * STEPS)}))
-    for name in ahead:
-        shutil.copy(tmp_path / "late" / f"{name}.pt", tmp_path / "early")
-    ends_the_same(tmp_path / "early", undisturbed)
-
-
-def test_a_kill_while_the_checkpoints_of_an_epoch_are_written(tmp_path, undisturbed):
-    def fails(net: nn.Module) -> float:
-        raise Killed
-
-    # The third member is validated after the first two are saved.
-    with pytest.raises(Killed):
-        together(with_files(tmp_path, wide={"validate": fails}))
-    assert sorted(file.stem for file in tmp_path.iterdir()) == ["labels", "soft"]
-    ends_the_same(tmp_path, undisturbed)
-
-
-def test_what_is_done_is_not_trained_again(tmp_path, undisturbed):
-    together(with_files(tmp_path))
-    (tmp_path / "soft.pt").unlink()
-    trained: list[str] = []
-    cohort = with_files(tmp_path)
-    for each in cohort:
-        each.after_step = lambda net, name=each.label: trained.append(name)
-    histories = together(cohort)
-    assert trained == ["soft"] * EPOCHS * STEPS
-    for one, other, *both in zip(cohort, undisturbed[0], histories, undisturbed[1], strict=True):
-        same(one, other, (both[0], both[1]))
-
-
-class Watched(Supervised):
-    """Notes the epochs that it is told of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[int] = []
-
-    def start_epoch(self, epoch: int) -> None:
-        self.told.append(epoch)
-
-
-def test_objectives_are_told_of_every_epoch_also_after_a_resume(tmp_path):
-    def watched(**changes) -> list[Member]:
-        return [
-            member("labels", objective=Watched(), checkpoint=tmp_path / "labels.pt", **changes),
-            member("soft", objective=Watched(), checkpoint=tmp_path / "soft.pt"),
-        ]
-
-    cohort = watched(after_step=stops_at(2 * STEPS + 1))
-    with pytest.raises(Killed):
-        together(cohort)
-    assert [each.objective.told for each in cohort] == [[0, 1, 2]] * 2
-    cohort = watched()
-    together(cohort)
-    assert [each.objective.told for each in cohort] == [[2, 3]] * 2
-    cohort = watched()
-    together(cohort)
-    assert [each.objective.told for each in cohort] == [[]] * 2
 
 
 # -- time, words

@@ -48,6 +48,16 @@ def test_an_order_by_hand():
     assert judge(replace(ORDER, comparisons=(Comparison(errors_of("b"), errors_of("a")),)), rows).mean == 2
 
 
+def test_an_order_may_be_told_in_a_unit_of_its_own():
+    rows = make_rows("a", [0.09, 0.08, 0.07]) + make_rows("b", [0.10, 0.10, 0.10])
+    plain, scaled = judge(ORDER, rows), judge(replace(ORDER, scale=100.0, unit="points"), rows)
+    assert (scaled.verdict, scaled.seeds_needed) == (plain.verdict, plain.seeds_needed)
+    assert scaled.mean == pytest.approx(100 * plain.mean)
+    assert scaled.detail == (
+        "a minus b: -2 points, 95 % interval -4.48 to 0.48, 3 pairs; about 4 seeds would settle it."
+    )
+
+
 def test_equal_arms_stay_inconclusive_and_no_number_of_seeds_helps():
     judgement = judge(ORDER, make_rows("a", [1.0, 2.0, 3.0]) + make_rows("b", [1.0, 2.0, 3.0]))
     assert (judgement.verdict, judgement.seeds_needed) == ("inconclusive", None)

@@ -50,7 +50,8 @@ class Claim:
     """One checkable statement of a paper and the rule that judges it; the kind says which fields are set.
 
     `tolerance` is absolute, in the unit of `value`. A reading x of a row enters as `scale * x`, or, with
-    `correct_out_of` = n, as 100 (1 - x / n), the per cent that is right when x counts errors among n.
+    `correct_out_of` = n, as 100 (1 - x / n), the per cent that is right when x counts errors among n. In a claim of
+    order it is the difference of two that is scaled.
     """
 
     id: str

@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[set[str], set[str]]] = {
         {"arm", "metric", "value", "direction", "seeds"},
         {"unit", "tolerance", "tolerance_relative", "scale", "correct_out_of", "also", "one_run"},
     ),
-    "order": ({"metric", "comparisons", "seeds"}, {"one_run"}),
+    "order": ({"metric", "comparisons", "seeds"}, {"unit", "scale", "one_run"}),
     "recovery": ({"arm", "from", "to", "metric", "at_least", "seeds"}, {"one_run"}),
     "similar": ({"arms", "metric", "margin_relative", "seeds"}, set()),
     "out of reach": ({"reason"}, set()),
@@ -163,7 +163,9 @@ def _order_rule(entry: _Fields) -> dict[str, Any]:
     return {
         "comparisons": tuple(
             _Fields(item, f"{entry.place}: comparisons").comparison(metric) for item in comparisons
-        )
+        ),
+        "unit": entry.text("unit", ""),
+        "scale": entry.number("scale", 1.0, above=0),
     }
 
 

@@ -55,7 +55,8 @@ def attention_map(feature: Tensor, *, power: float = 2, pool: str = "sum") -> Te
 
     Shapes: (B, C, H, W) → (B, H·W), rows first, computed in float32 or wider; ‖Q‖ = 1 for each sample. Blind to the
     scale of the feature and to the order of its channels. A feature that is 0 throughout has a map of zeros, with no
-    gradient: its length is taken as 10⁻¹², which no other feature's comes near.
+    gradient: its length is taken as 10⁻¹², which no other feature's comes near. Channels come second; where a net has
+    them last, as Swin has, permute the feature first: a shape does not say which dimension is which.
     Raises `TypeError` for anything but a floating-point tensor, `ValueError` for another shape, a power below 1 or an
     unknown `pool`.
 
@@ -106,8 +107,8 @@ def attention_transfer_loss(
             f"teacher_feature: got {len(teacher_feature)} samples, expected the student's {len(student_feature)}"
         )
     sides = zip(student_feature.shape[2:], teacher_feature.shape[2:], strict=True)
-    size = tuple(min(side) for side in sides)
-    if size == (1, 1):
+    height, width = (min(side) for side in sides)
+    if height * width == 1:
         raise ValueError(
             f"student_feature, teacher_feature: got maps of {_places(student_feature)} and "
             f"{_places(teacher_feature)} positions, expected more than one to compare: a map of one is always 1"
@@ -115,7 +116,8 @@ def attention_transfer_loss(
     power = checked_power(power)
     student, teacher = (_energy(each, power, pool) for each in (student_feature, teacher_feature.detach()))
     student, teacher = (
-        each if each.shape[1:] == size else adaptive_avg_pool2d(each, size) for each in (student, teacher)
+        each if each.shape[1:] == (height, width) else adaptive_avg_pool2d(each, (height, width))
+        for each in (student, teacher)
     )
     difference = _unit(student) - _unit(teacher)
     if form == "paper":

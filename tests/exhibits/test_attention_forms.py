@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from chart_texts import points
 from matplotlib.colors import to_rgb
 from recorded_rows import make_row, write_ledger
 
@@ -79,15 +80,6 @@ def words(chart) -> str:
         if axes.get_legend():
             found += [text.get_text() for text in axes.get_legend().get_texts()]
     return "\n".join(found)
-
-
-def points(axes, marker: str) -> list[tuple[float, float]]:
-    return [
-        (float(x), float(y))
-        for line in axes.lines
-        if line.get_marker() == marker
-        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-    ]
 
 
 # -- the arithmetic

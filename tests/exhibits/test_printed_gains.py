@@ -5,21 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from chart_texts import assert_readable, texts
+from chart_texts import assert_readable, points, texts
 
 from kdrepro.claims import paper
 from kdrepro.exhibits import printed_gains as printed
 
 CLAIMS = paper("furlanello2018")
-
-
-def points(axes, marker: str) -> list[tuple[float, float]]:
-    return [
-        (float(x), float(y))
-        for line in axes.lines
-        if line.get_marker() == marker
-        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-    ]
 
 
 def test_eight_nets_of_which_three_got_worse():

@@ -1,196 +1,31 @@
-"""The losses of attention, against loops and the authors' formula, and the properties that kill the known mistakes."""
+"""The loss of attention transfer, against loops, and the properties that kill the known mistakes."""
 
 import math
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from naive_attention import (
+    bounded,
+    every_map,
+    feature_pairs,
+    gradient,
+    naive_energy,
+    naive_loss,
+    naive_map,
+    naive_pooled,
+    naive_unit,
+    pools,
+    powers,
+    random_pair,
+)
 from torch import Tensor
 
-from kdrepro.losses.attention import (
-    attention_map,
-    attention_transfer_loss,
-    gradient_attention_loss,
-    gradient_symmetry_loss,
-)
+from kdrepro.losses.attention import attention_transfer_loss
 
-bounded = settings(max_examples=30, deadline=None, derandomize=True)
-MAPS = list(product((1, 2, 3, 4, 1.5), ("sum", "max")))
-every_map = pytest.mark.parametrize(("power", "pool"), MAPS)
 both_forms = pytest.mark.parametrize("form", ["paper", "code"])
-powers = st.sampled_from([1, 1.5, 2, 3, 4])
-pools = st.sampled_from(["sum", "max"])
-
-
-def random_pair(
-    student: tuple[int, ...] = (4, 3, 5, 6),
-    teacher: tuple[int, ...] = (4, 7, 5, 6),
-    dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Tensor]:
-    random = torch.Generator().manual_seed(0)
-    first = torch.randn(student, generator=random, dtype=torch.float64)
-    return first.to(dtype), torch.randn(teacher, generator=random, dtype=torch.float64).to(dtype)
-
-
-@st.composite
-def features(
-    draw: st.DrawFn, samples: int = 2, height: int | None = None, width: int | None = None
-) -> Tensor:
-    sides = st.integers(1, 4)
-    shape = (samples, draw(sides), height or draw(sides), width or draw(sides))
-    # Zeros are common, and what is not 0 is far enough from it that the naive float64 loop does not underflow.
-    sizes = st.one_of(st.just(0.0), st.floats(0.01, 100), st.floats(-100, -0.01))
-    return torch.from_numpy(draw(arrays.arrays(np.float64, shape, elements=sizes)))
-
-
-@st.composite
-def feature_pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    height, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    return draw(features(height=height, width=width)), draw(features(height=height, width=width))
-
-
-def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (result,) = torch.autograd.grad(loss, of)
-    return result
-
-
-# Oracles: one position at a time, in Python's own numbers.
-
-
-def naive_energy(feature: np.ndarray, power: float, pool: str) -> list[list[float]]:
-    channels, height, width = feature.shape
-    reduce = sum if pool == "sum" else max
-    return [
-        [reduce([abs(float(feature[c, i, j])) ** power for c in range(channels)]) for j in range(width)]
-        for i in range(height)
-    ]
-
-
-def naive_unit(energy: list[list[float]]) -> list[float]:
-    flat = [value for row in energy for value in row]
-    length = math.sqrt(sum(value**2 for value in flat))
-    return [value / length for value in flat] if length else flat
-
-
-def naive_map(feature: np.ndarray, power: float, pool: str) -> list[float]:
-    return naive_unit(naive_energy(feature, power, pool))
-
-
-def naive_loss(first: list[float], second: list[float], form: str) -> float:
-    squares = [(a - b) ** 2 for a, b in zip(first, second, strict=True)]
-    return math.sqrt(sum(squares)) if form == "paper" else sum(squares) / len(squares)
-
-
-def naive_pooled(energy: list[list[float]], height: int, width: int) -> list[list[float]]:
-    """Adaptive average pooling by its definition: window i of n goes from floor(i·N/n) to ceil((i+1)·N/n)."""
-    rows, columns = len(energy), len(energy[0])
-
-    def window(place: int, count: int, whole: int) -> range:
-        return range(place * whole // count, -((-(place + 1) * whole) // count))
-
-    pooled = []
-    for i in range(height):
-        pooled.append([])
-        for j in range(width):
-            inside = [energy[a][b] for a in window(i, height, rows) for b in window(j, width, columns)]
-            pooled[-1].append(sum(inside) / len(inside))
-    return pooled
-
-
-# The map.
-
-
-@bounded
-@given(features(), powers, pools)
-def test_a_map_is_its_definition(feature, power, pool):
-    ours = attention_map(feature, power=power, pool=pool)
-    assert ours.shape == (len(feature), feature.shape[2] * feature.shape[3])
-    for row, sample in zip(ours.numpy(), feature.numpy(), strict=True):
-        np.testing.assert_allclose(row, naive_map(sample, power, pool), rtol=1e-9, atol=1e-12)
-
-
-def test_the_default_is_the_authors_map():
-    feature, _ = random_pair()
-    theirs = torch.nn.functional.normalize(feature.pow(2).mean(1).flatten(1))
-    torch.testing.assert_close(attention_map(feature), theirs)
-
-
-@bounded
-@given(features(), powers, pools)
-def test_a_map_has_length_one_or_is_zero(feature, power, pool):
-    lengths = attention_map(feature, power=power, pool=pool).norm(dim=1)
-    expected = (feature != 0).flatten(1).any(dim=1).to(lengths.dtype)
-    torch.testing.assert_close(lengths, expected)
-
-
-@every_map
-def test_a_map_is_blind_to_the_sign_of_every_activation(power, pool):
-    feature, _ = random_pair()
-    signs = torch.randint(2, feature.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    plain = attention_map(feature, power=power, pool=pool)
-    assert torch.equal(attention_map(-feature, power=power, pool=pool), plain)
-    torch.testing.assert_close(attention_map(signs * feature, power=power, pool=pool), plain)
-    assert plain.min() >= 0
-
-
-@every_map
-@pytest.mark.parametrize("factor", [1e-15, 0.1, 3.0, 1e15])
-def test_a_map_is_blind_to_scale_even_where_a_power_would_overflow(power, pool, factor):
-    feature, _ = random_pair(dtype=torch.float32)
-    plain = attention_map(feature, power=power, pool=pool)
-    torch.testing.assert_close(attention_map(feature * factor, power=power, pool=pool), plain)
-    by_sample = torch.tensor([factor, 1.0, -2.0, 0.5]).reshape(4, 1, 1, 1)
-    torch.testing.assert_close(attention_map(feature * by_sample, power=power, pool=pool), plain)
-
-
-@every_map
-def test_a_map_is_blind_to_the_order_and_the_number_of_channels(power, pool):
-    feature, _ = random_pair((4, 7, 5, 6))
-    order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
-    plain = attention_map(feature, power=power, pool=pool)
-    torch.testing.assert_close(attention_map(feature[:, order], power=power, pool=pool), plain)
-    torch.testing.assert_close(attention_map(feature.repeat(1, 3, 1, 1), power=power, pool=pool), plain)
-
-
-@every_map
-def test_a_map_follows_where_the_feature_goes(power, pool):
-    feature, _ = random_pair()
-    mirrored = attention_map(feature.flip(-1), power=power, pool=pool)
-    plain = attention_map(feature, power=power, pool=pool).reshape(4, 5, 6)
-    torch.testing.assert_close(mirrored.reshape(4, 5, 6), plain.flip(-1))
-
-
-def test_a_higher_power_puts_more_of_the_map_where_the_activations_are_largest():
-    feature, _ = random_pair()
-    peaks = [attention_map(feature, power=power).amax(dim=1).min() for power in (1, 2, 4, 16)]
-    assert peaks == sorted(peaks)
-    assert peaks[0] < peaks[-1]
-
-
-@every_map
-def test_the_gradient_of_a_map_is_that_of_finite_differences(power, pool):
-    feature, _ = random_pair((2, 3, 2, 2))
-    assert torch.autograd.gradcheck(
-        lambda given: attention_map(given, power=power, pool=pool), feature.requires_grad_()
-    )
-
-
-@every_map
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_feature_of_zeros_has_a_map_of_zeros_and_no_gradient(power, pool, dtype):
-    feature = torch.zeros(2, 3, 4, 4, dtype=dtype)
-    feature[1, 0, 2, 2] = 5.0
-    feature.requires_grad_()
-    ours = attention_map(feature, power=power, pool=pool)
-    assert ours[0].abs().max() == 0
-    assert ours[1].max() == 1
-    slope = gradient((ours * torch.arange(16.0)).sum(), feature)
-    assert slope.isfinite().all()
-    assert slope[0].abs().max() == 0
 
 
 # The loss.
@@ -340,11 +175,6 @@ def test_half_precision_is_computed_in_float32(form, dtype):
     assert attention_transfer_loss(student, teacher.double(), form=form).dtype == torch.float64
 
 
-def test_half_precision_may_be_too_narrow_for_the_square_of_an_activation():
-    feature = torch.full((1, 2, 2, 2), 300.0, dtype=torch.float16)
-    torch.testing.assert_close(attention_map(feature), torch.full((1, 4), 0.5))
-
-
 def test_autocast_changes_nothing():
     student, teacher = random_pair(dtype=torch.bfloat16)
     plain = attention_transfer_loss(student, teacher, form="paper")
@@ -374,7 +204,7 @@ def test_the_layout_in_memory_does_not_matter(form):
         ((4, 4), (8, 8)),
         ((5, 7), (3, 4)),
         ((6, 2), (3, 5)),
-        ((4, 4), (1, 1)),
+        ((4, 4), (1, 2)),
         ((3, 4), (3, 2)),
     ],
 )
@@ -410,75 +240,3 @@ def test_it_is_the_map_that_is_averaged_so_activations_of_either_sign_do_not_can
     student = torch.tensor([[[[1.0, -1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]]]])
     teacher = torch.ones(1, 1, 1, 2)
     assert attention_transfer_loss(student, teacher, form="paper").item() == pytest.approx(0, abs=1e-7)
-
-
-# Gradients with respect to the input.
-
-
-@bounded
-@given(feature_pairs())
-def test_the_gradient_loss_is_the_norm_of_the_difference(pair):
-    student, teacher = pair
-    first, second = student[:, :1], teacher[:, :1]
-    expected = [
-        math.sqrt(sum((a - b) ** 2 for a, b in zip(s.ravel(), t.ravel(), strict=True)))
-        for s, t in zip(first.numpy(), second.numpy(), strict=True)
-    ]
-    np.testing.assert_allclose(
-        gradient_attention_loss(first, second).numpy(), expected, rtol=1e-9, atol=1e-12
-    )
-    np.testing.assert_allclose(
-        gradient_symmetry_loss(first, second.flip(-1)).numpy(), expected, rtol=1e-9, atol=1e-12
-    )
-
-
-def test_only_the_student_learns_from_the_teachers_gradient_and_both_sides_from_the_mirrored_one():
-    student, teacher = random_pair(teacher=(4, 3, 5, 6))
-    student.requires_grad_()
-    teacher.requires_grad_()
-    gradient_attention_loss(student, teacher).sum().backward()
-    assert teacher.grad is None
-    torch.testing.assert_close(
-        student.grad,
-        ((student - teacher) / (student - teacher).flatten(1).norm(dim=1).reshape(4, 1, 1, 1)).detach(),
-    )
-    gradient_symmetry_loss(student, teacher).sum().backward()
-    assert teacher.grad.abs().min() > 0
-
-
-def test_equal_gradients_are_no_distance_and_push_nowhere():
-    student, _ = random_pair()
-    student.requires_grad_()
-    for values in (
-        gradient_attention_loss(student, student.detach().clone()),
-        gradient_symmetry_loss(student, student.detach().flip(-1)),
-    ):
-        assert values.tolist() == [0.0] * 4
-        assert gradient(values.sum(), student).abs().max() == 0
-
-
-@pytest.mark.parametrize("loss", [gradient_attention_loss, gradient_symmetry_loss])
-def test_gradients_in_half_precision_are_compared_in_float32(loss):
-    student, teacher = random_pair(teacher=(4, 3, 5, 6), dtype=torch.bfloat16)
-    values = loss(student, teacher)
-    assert values.dtype == torch.float32
-    torch.testing.assert_close(values.double(), loss(student.double(), teacher.double()), rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("loss", "names"),
-    [
-        (gradient_attention_loss, ("student_input_gradient", "teacher_input_gradient")),
-        (gradient_symmetry_loss, ("input_gradient", "mirrored_input_gradient")),
-    ],
-)
-def test_gradients_that_do_not_belong_together_are_refused_by_name(loss, names):
-    image = torch.zeros(2, 3, 4, 4)
-    with pytest.raises(
-        ValueError, match=rf"^{names[1]}: got shape \(2, 3, 4, 5\), expected \(2, 3, 4, 4\) like {names[0]}"
-    ):
-        loss(image, torch.zeros(2, 3, 4, 5))
-    with pytest.raises(TypeError, match=rf"^{names[1]}: got NoneType, expected a tensor"):
-        loss(image, None)
-    with pytest.raises(TypeError, match=rf"^{names[0]}: got torch.int64, expected a floating-point tensor"):
-        loss(image.long(), image)

@@ -1,36 +1,21 @@
-"""The program of the attention-transfer paper, whole, at its smallest."""
+"""The program of the attention-transfer paper, whole, at its smallest: its objectives, rows, cohorts and maps."""
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
-from torch.optim import SGD
+from attention_transfer_runs import ALONE, FOUND, TEACHERS, runner, settings
 
-from kdrepro import Taps, attention_map, engine, metrics, predict
-from kdrepro.claims import Side, paper
+from kdrepro import Taps, attention_map, metrics, predict
 from kdrepro.engine import outputs
-from kdrepro.ledger import Ledger, Row
+from kdrepro.ledger import Row
 from kdrepro.recipes import attention_transfer
-from kdrepro.recipes.attention_transfer import ARMS, GROUPS, RECIPE, SWEEP, attention_maps, config
+from kdrepro.recipes.attention_transfer import ARMS, GROUPS, RECIPE, attention_maps
 from kdrepro.runs import Run, Runner
 
-TEACHERS = {"teacher_wrn16_2", "teacher_wrn40_1"}
-ALONE = TEACHERS | {"student_alone"}
 SOFT = {"kd", "at_kd", "kd_from40", "at_kd_from40"}
 FULL = {"f_at", "f_at_from40"}
 ATTENTION = {name for name in ARMS if name.startswith("at")}
-# What a run finds out, beside its settings.
-FOUND = {"train_size", "epochs_run", "precision", "cohort"}
-
-
-def runner(folder: Path, recipe=RECIPE, **changes) -> Runner:
-    arguments = {"protocol": "smoke", "ledger": Ledger(folder), "work": folder, "device": "cpu"}
-    return Runner(recipe, **(arguments | {"progress": False, "precision": "fp32"} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -46,59 +31,7 @@ def rows(done: Runner) -> dict[str, Row]:
     return {row.arm: row for row in done.ledger.rows()}
 
 
-def settings(name: str, protocol: str = "paper") -> dict[str, object]:
-    return config(name, protocol) | RECIPE.arm(name).overrides
-
-
-# The arms, and what the claims say of them.
-
-
-def test_the_arms_are_those_that_the_claims_name():
-    named: set[str] = set()
-    for claim in paper("zagoruyko2017").claims:
-        named |= set(claim.needs)
-        compared = [*claim.comparisons, *([claim.direction] if claim.direction else [])]
-        assert all(isinstance(side, Side) for each in compared for side in (each.lower, each.higher))
-    assert named == {name for name, arm in ARMS.items() if "reduced" in arm.protocols}
-    assert set(ARMS) - named == {name for name in SWEEP if ARMS[name].protocols == ("smoke", "quick")}
-    assert all(arm.seeds == 5 for arm in ARMS.values())
-
-
-def test_the_settings_that_the_deviations_show_are_there():
-    shown = re.findall(
-        r"\{([\w.]+)\.(\w+)\}", " ".join(each.ours for each in paper("zagoruyko2017").deviations)
-    )
-    assert len(shown) > 10
-    assert [f"{arm}.{key}" for arm, key in shown if key not in settings(arm).keys() | FOUND] == []
-
-
-def test_students_of_a_seed_learn_from_its_teacher_and_those_of_one_teacher_are_a_cohort():
-    for name, arm in ARMS.items():
-        teacher = "teacher_wrn40_1" if name.endswith("from40") else "teacher_wrn16_2"
-        assert list(arm.needs(3)) == ([] if name in ALONE else [(teacher, 3)]), name
-        # One that may diverge takes nobody with it.
-        single = TEACHERS | {"at_norm_1000"}
-        assert arm.cohort == ("" if name in single else teacher.removeprefix("teacher_")), name
-
-
-# The settings.
-
-
-@pytest.mark.parametrize(
-    ("protocol", "epochs", "steps"), [("paper", 200, [60, 120, 160]), ("reduced", 30, [9, 18, 24])]
-)
-def test_the_settings_are_those_of_the_authors_program(protocol, epochs, steps):
-    expected = {"learning_rate": 0.1, "rate_factor": 0.2, "weight_decay": 0.0005, "batch_size": 128}
-    expected |= {"epochs": epochs, "crop": 4, "padding": "reflect", "flip": True, "in_channels": 3}
-    for name, (depth, width) in {
-        "teacher_wrn16_2": (16, 2),
-        "teacher_wrn40_1": (40, 1),
-        "student_alone": (16, 1),
-        "at_from40": (16, 1),
-    }.items():
-        found = settings(name, protocol)
-        assert (expected | {"depth": depth, "width": width}).items() <= found.items(), name
-        assert [round(share * epochs) for share in found["rate_steps"]] == steps
+# The objectives.
 
 
 @pytest.mark.parametrize(
@@ -135,33 +68,6 @@ def test_the_papers_beta_is_that_of_each_groups_map(pictures, done):
     sides = [side, side // 2, side // 4]
     expected = {f"group{place}": 500 / each**2 for place, each in enumerate(sides)}
     assert (objective.form, objective.attention_weight) == ("paper", expected)
-
-
-def test_the_sweep_is_the_code_s_form_and_the_papers_at_several_weights():
-    """On CIFAR-10 only those that the claims name are trained."""
-    for protocol in ("quick", "reduced"):
-        arms = [settings(name, protocol) for name in SWEEP if protocol in ARMS[name].protocols]
-        forms = [each["form"] for each in arms]
-        assert {"code", "paper"} == set(forms)
-        found = {(each["form"], each["attention_weight"], each.get("by_group")) for each in arms}
-        assert len(found) == len(arms)
-        assert all(
-            (each["power"], each["pool"], each.get("soft_weight")) == (2, "sum", None) for each in arms
-        )
-    assert {ARMS[name].cohort for name in SWEEP} <= {"wrn16_2", ""}
-    for name in SWEEP:
-        own = name.removeprefix("at").strip("_").removeprefix("norm_").replace("by_group", "1000")
-        weight = ARMS[name].overrides["attention_weight"]
-        beta = 2 * weight if "norm" in name else weight
-        assert beta == float(own or 1000), name
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("student_alone", 175_066), ("teacher_wrn16_2", 691_674), ("teacher_wrn40_1", 563_930)],
-)
-def test_the_nets_are_the_papers(name, parameters):
-    assert sum(each.numel() for each in RECIPE.build(settings(name)).parameters()) == parameters
 
 
 # The rows.
@@ -249,7 +155,7 @@ def test_adapters_stand_where_channels_differ_and_start_alike_whatever_the_cohor
     assert shapes == {"f_at": widths, "f_at_from40": []}
 
 
-# A cohort, and kills.
+# A cohort.
 
 
 @pytest.mark.parametrize("name", ["student_alone", "at", "at_norm_by_group", "f_at", "at_kd", "kd"])
@@ -261,112 +167,6 @@ def test_in_a_cohort_or_alone_the_numbers_are_the_same(name, done, rows, tmp_pat
     cohort = {"cohort": rows[name].config["cohort"]}
     assert row.config | cohort == rows[name].config
     assert its.weights(name, 0).read_bytes() == done.weights(name, 0).read_bytes()
-
-
-COHORT = ("student_alone", "at", "f_at", "kd")
-
-
-@pytest.fixture(scope="module")
-def longer():
-    """The recipe with four epochs, whose rate falls after the first, second and third."""
-    return dataclasses.replace(RECIPE, config=lambda base, protocol: config(base, protocol) | {"epochs": 4})
-
-
-@pytest.fixture(scope="module")
-def undisturbed(longer, tmp_path_factory) -> Runner:
-    its = runner(tmp_path_factory.mktemp("undisturbed"), longer)
-    its.run(its.plan(COHORT, [0]))
-    return its
-
-
-class Stopped(Exception):
-    """Ends a run."""
-
-
-def stop(patch: pytest.MonkeyPatch, who: str, step: int) -> None:
-    """Stop the cohort when the member of that label has taken so many steps."""
-    members = attention_transfer.Member
-    steps = iter(range(10_000))
-
-    def after_step(net: nn.Module) -> None:
-        if next(steps) == step:
-            raise Stopped
-
-    def watched(*, label: str, **arguments):
-        extra = {"after_step": after_step} if label == who else {}
-        return members(label=label, **arguments, **extra)
-
-    patch.setattr(attention_transfer, "Member", watched)
-
-
-# In the first epoch, at its last step, in later ones before and after the rate falls, and by the first and last member.
-@pytest.mark.parametrize(("who", "share"), [("student_alone", 0.1), ("kd", 0.25), ("at", 0.6), ("kd", 0.99)])
-def test_a_cohort_that_was_killed_ends_with_the_same_rows(
-    who, share, longer, undisturbed, monkeypatch, tmp_path
-):
-    monkeypatch.setitem(engine.fit_cohort.__kwdefaults__, "checkpoint_seconds", 0.0)
-    its = runner(tmp_path, longer)
-    its.trained = undisturbed.trained
-    batches = -(-256 // int(config("at", "smoke")["batch_size"]))
-    keys = [(name, 0) for name in COHORT]
-    with monkeypatch.context() as patch:
-        stop(patch, who, int(share * 4 * batches))
-        with pytest.raises(Stopped):
-            its.run(keys)
-    assert its.ledger.rows() == []
-    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == (len(COHORT) if share >= 0.25 else 0)
-    torch.rand(7)
-    for row in its.run(keys):
-        expected = undisturbed.ledger.get(row.run)
-        assert (row.metrics, row.curves, row.config) == (expected.metrics, expected.curves, expected.config)
-        files = [each.weights(row.arm, 0).read_bytes() for each in (its, undisturbed)]
-        assert files[0] == files[1]
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-# The schedule.
-
-
-def test_the_rate_falls_at_its_steps_and_the_momentum_is_forgotten_there():
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = SGD([weight], lr=0.1, momentum=0.9)
-    schedule = attention_transfer._schedule({"epochs": 10, "rate_steps": [0.3, 0.6], "rate_factor": 0.2}, 2)
-    scheduler = schedule(optimizer)
-    rates, momenta = [], []
-    for _ in range(20):
-        rates.append(optimizer.param_groups[0]["lr"])
-        weight.grad = torch.ones(1)
-        optimizer.step()
-        momenta.append(optimizer.state[weight]["momentum_buffer"].item())
-        scheduler.step()
-    assert rates == pytest.approx([0.1] * 6 + [0.02] * 6 + [0.004] * 8)
-    # 1, 1.9, 2.71, ... and from 1 again at each step of the rate.
-    grown = [sum(0.9**power for power in range(count + 1)) for count in range(8)]
-    assert momenta == pytest.approx(grown[:6] + grown[:6] + grown)
-
-
-def test_the_rates_of_a_run_are_those_of_the_schedule(undisturbed):
-    for row in undisturbed.ledger.rows():
-        assert row.curves["learning_rate"] == pytest.approx([0.02, 0.004, 0.0008, 0.0008])
-
-
-def test_a_schedule_that_is_resumed_does_not_forget_the_momentum_again():
-    weight = nn.Parameter(torch.zeros(1))
-    settings = {"epochs": 4, "rate_steps": [0.5], "rate_factor": 0.2}
-    optimizer = SGD([weight], lr=0.1, momentum=0.9)
-    scheduler = attention_transfer._schedule(settings, 1)(optimizer)
-    for _ in range(3):
-        weight.grad = torch.ones(1)
-        optimizer.step()
-        scheduler.step()
-    states = optimizer.state_dict(), scheduler.state_dict()
-    fresh = SGD([weight], lr=0.1, momentum=0.9)
-    again = attention_transfer._schedule(settings, 1)(fresh)
-    fresh.load_state_dict(states[0])
-    again.load_state_dict(states[1])
-    assert fresh.param_groups[0]["lr"] == pytest.approx(0.02)
-    # One step since the rate fell.
-    assert fresh.state[weight]["momentum_buffer"].item() == pytest.approx(1)
 
 
 # The maps that the chapter draws.
@@ -395,19 +195,3 @@ def test_maps_in_parts_are_those_of_the_whole(done):
     whole, parts = (attention_maps(net, inputs, device="cpu", batch_size=size) for size in (10, 3))
     for group in GROUPS:
         torch.testing.assert_close(whole[group], parts[group], atol=1e-5, rtol=1e-4)
-
-
-def test_the_data_of_each_protocol(monkeypatch):
-    asked = []
-    monkeypatch.setattr(attention_transfer.cifar, "load", lambda name: asked.append(name))
-    attention_transfer.load("paper")
-    attention_transfer.load("reduced")
-    assert asked == ["cifar10", "cifar10-jpeg"]
-    assert [
-        len(each) for each in (attention_transfer.load("quick").train, attention_transfer.load("quick").test)
-    ] == [
-        4000,
-        1000,
-    ]
-    smoke = attention_transfer.load("smoke")
-    assert (len(smoke.train), len(smoke.test)) == (256, 128)

@@ -1,0 +1,174 @@
+"""The doctor finds what is wrong with the networks, and with what they give."""
+
+import math
+
+import pytest
+import torch
+from doctor_findings import INPUTS, TARGETS, codes, only, right_teacher
+from small_networks import Fixed, LanguageModel, WithFeatures, network
+from torch import nn
+
+from kdrepro import HintonKD, check
+
+# The networks themselves.
+
+
+def test_a_teacher_in_train_mode():
+    teacher = right_teacher().train()
+    assert (
+        "train mode"
+        in only(check(teacher, network(1), (INPUTS, TARGETS)), "teacher_in_train_mode", "warning").message
+    )
+
+
+@pytest.mark.parametrize(("index", "kind"), [(1, "BatchNorm"), (3, "Dropout")])
+def test_a_teacher_with_one_layer_awake(index, kind):
+    teacher = network(0).eval().requires_grad_(False)
+    teacher[index].train()
+    findings = check(teacher, network(1), (INPUTS[:2], TARGETS[:2]))
+    assert kind in type(teacher[index]).__name__
+    assert f" {index}" in only(findings, "teacher_partly_in_train_mode", "warning").message
+
+
+def test_a_teacher_with_dropout_of_its_own_awake():
+    class DropPath(nn.Module):
+        def forward(self, inputs):
+            return inputs
+
+    teacher = nn.Sequential(network(0), DropPath()).eval().requires_grad_(False)
+    teacher[1].train()
+    only(check(teacher, network(1), (INPUTS[:2], TARGETS[:2])), "teacher_partly_in_train_mode", "warning")
+
+
+def test_a_teacher_that_still_trains():
+    teacher = right_teacher().requires_grad_()
+    finding = only(check(teacher, network(1), (INPUTS, TARGETS)), "teacher_trains", "warning")
+    assert finding.message.startswith("1 of the teacher's parameter tensors")
+
+
+def test_a_student_that_does_not_train():
+    student = network(1).requires_grad_(False)
+    only(check(right_teacher(), student, (INPUTS, TARGETS)), "student_frozen")
+
+
+def test_a_student_in_eval_mode():
+    only(check(right_teacher(), network(1).eval(), (INPUTS, TARGETS)), "student_in_eval_mode", "warning")
+
+
+def test_a_teacher_whose_dropout_ignores_the_mode():
+    class AlwaysDrops(nn.Module):
+        def forward(self, inputs):
+            return nn.functional.dropout(inputs @ torch.eye(4, 5) * 5 + 1)
+
+    findings = check(AlwaysDrops().eval(), network(1), (INPUTS, (INPUTS @ torch.eye(4, 5)).argmax(-1)))
+    assert "teacher_random" in codes(findings)
+
+
+def test_one_object_as_teacher_and_student():
+    net = network(0)
+    findings = check(net, net, (INPUTS[:2], TARGETS[:2]))
+    assert "same_object" in codes(findings)
+    assert "same_object" in codes(check([right_teacher(), net], net, (INPUTS, TARGETS)))
+
+
+def test_shared_weights():
+    teacher = network(0).eval().requires_grad_(False)
+    student = nn.Sequential(teacher[0], nn.Linear(8, 5))
+    finding = next(
+        each for each in check(teacher, student, (INPUTS, TARGETS)) if each.code == "shared_weights"
+    )
+    assert finding.message.startswith("student: got a submodule '0'")
+
+
+def test_batch_norm_with_a_batch_of_one():
+    findings = check(right_teacher(), network(1), (INPUTS[:1], TARGETS[:1]))
+    assert "batch_of_one" in codes(findings)
+    # The networks run in eval mode here, where one example is enough.
+    assert "student_fails" not in codes(findings)
+    no_norm = check(
+        Fixed(torch.tensor([[3.0, 1, 2, 0, 0]])).eval(), WithFeatures(), (INPUTS[:1], TARGETS[:1])
+    )
+    assert "batch_of_one" not in codes(no_norm)
+
+
+# What they give.
+
+
+def test_class_counts_and_vocabularies_that_differ():
+    finding = only(check(right_teacher(), network(1, classes=8), (INPUTS, TARGETS)), "classes_differ")
+    assert finding.message == "the teacher gives 5 classes, the student 8"
+    ids = torch.tensor([[1, 2, 3]])
+    teacher = LanguageModel(vocabulary=9).eval().requires_grad_(False)
+    finding = only(check(teacher, LanguageModel(), ({"input_ids": ids}, ids)), "classes_differ")
+    assert "tokenizer" in finding.advice
+
+
+def test_shapes_that_do_not_match():
+    findings = check(Fixed(torch.randn(64, 2, 5)).eval().requires_grad_(False), network(1), (INPUTS, TARGETS))
+    assert "(64, 2, 5)" in only(findings, "shapes_differ").message
+
+
+def test_members_of_an_ensemble_that_differ():
+    members = [right_teacher(), network(0, classes=6).eval().requires_grad_(False)]
+    assert "teacher[1]" in only(check(members, network(1), (INPUTS, TARGETS)), "members_differ").message
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_logits_that_are_not_finite_and_which_side(side, wrong):
+    logits = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    logits[3, 2] = wrong
+    broken = Fixed(logits)
+    pair = (
+        (broken.eval().requires_grad_(False), network(1)) if side == "teacher" else (right_teacher(), broken)
+    )
+    finding = only(check(*pair, (INPUTS, TARGETS)), f"{side}_not_finite")
+    assert finding.message == f"{side}: 1 of 320 logits are NaN or infinite, the first at (3, 2) is {wrong}"
+
+
+def test_which_member_is_not_finite():
+    broken = Fixed(torch.full((64, 5), math.nan)).eval().requires_grad_(False)
+    finding = only(check([right_teacher(), broken], network(1), (INPUTS, TARGETS)), "teacher_not_finite")
+    assert finding.message.startswith("teacher[1]: 320 of 320")
+
+
+def test_a_class_left_out_with_minus_infinity_is_no_mistake():
+    lowest = torch.full((64, 1), -math.inf)
+    teacher = Fixed(torch.cat([right_teacher().logits, lowest], -1)).eval().requires_grad_(False)
+    student = Fixed(torch.cat([torch.randn(64, 5), lowest], -1))
+    objective = HintonKD(temperature=4.0, soft_weight=0.9)
+    assert check(teacher, student, (INPUTS, TARGETS), objective=objective) == []
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_probabilities_in_place_of_logits(side):
+    teacher = Fixed(right_teacher().logits.softmax(-1)) if side == "teacher" else right_teacher()
+    student = nn.Sequential(network(1), nn.Softmax(-1)) if side == "student" else network(1)
+    findings = check(teacher.eval().requires_grad_(False), student, (INPUTS, TARGETS))
+    assert only(findings, f"{side}_gives_probabilities", "warning").message.startswith(f"{side}: every row")
+
+
+def test_a_student_that_says_what_the_teacher_says():
+    teacher = right_teacher()
+    only(check(teacher, Fixed(teacher.logits), (INPUTS, TARGETS)), "same_outputs", "warning")
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_a_network_that_does_not_take_the_batch(side):
+    narrow = network(0, inputs=3)
+    pair = (
+        (narrow.eval().requires_grad_(False), network(1)) if side == "teacher" else (right_teacher(), narrow)
+    )
+    finding = only(check(*pair, (INPUTS, TARGETS)), f"{side}_fails")
+    assert "RuntimeError: mat1 and mat2" in finding.message
+
+
+@pytest.mark.parametrize(
+    "logits", [torch.zeros(64), torch.zeros(64, 5, dtype=torch.int64)], ids=["flat", "integers"]
+)
+def test_a_network_whose_outputs_are_no_logits(logits):
+    teacher = Fixed(logits).eval().requires_grad_(False)
+    assert (
+        "expected floating-point (B, K)"
+        in only(check(teacher, network(1), (INPUTS, TARGETS)), "teacher_fails").message
+    )

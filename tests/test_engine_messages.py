@@ -1,0 +1,143 @@
+"""What the training loop says: what it refuses, where a training breaks, and how far it has come."""
+
+import io
+import sys
+
+import pytest
+import torch
+from small_networks import network, snapshot
+from small_trainings import batches, train, without_batch_norm
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+from kdrepro import Supervised, cache_teacher
+from kdrepro.caching import CachedTeacher
+
+# What it refuses, and where it breaks.
+
+
+def test_a_student_among_several_teachers_is_refused():
+    student = network(9)
+    with pytest.raises(ValueError, match="student: got the same object as the teacher"):
+        train(student, teacher=[student, network(1)])
+
+
+class NaNOn(nn.Module):
+    """A teacher that breaks on one example."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.net, self.number = network(0), number
+
+    def forward(self, inputs):
+        return self.net(inputs).masked_fill((inputs[:, :1] == self.number), float("nan"))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_teacher_that_breaks_is_named_with_step_and_terms(cached):
+    # More steps than losses are looked at together, and an example that comes late.
+    data = batches(150, batch_size=2)
+    order = [int(place) for part in data.epoch(0) for place in part.index]
+    late = next(place for place in order[124:] if place > 2)
+    step = order.index(late) // 2
+    teacher = NaNOn(data.inputs[late, 0].item())
+    asked = cache_teacher(teacher, data, device="cpu", precision="fp32") if cached else teacher
+    with pytest.raises(FloatingPointError) as caught:
+        train(network(1), batches=data, teacher=asked)
+    message = str(caught.value)
+    assert message.startswith(f"step {step} (epoch 0, batch {step}): the loss is not finite (soft nan, hard ")
+    assert "the teacher's logits are not finite on this batch" in message
+
+
+def test_a_student_that_diverges_is_named_with_the_first_step_that_was_not_finite():
+    by_hand, losses = without_batch_norm(1), []
+    optimizer = SGD(by_hand.parameters(), lr=1e12)
+    for epoch in range(3):
+        for part in batches().epoch(epoch):
+            losses.append(cross_entropy(by_hand(part.inputs), part.targets))
+            optimizer.zero_grad()
+            losses[-1].backward()
+            optimizer.step()
+    first = next(step for step, loss in enumerate(losses) if not loss.isfinite())
+    with pytest.raises(
+        FloatingPointError, match=rf"step {first} \(epoch {first // 4}, batch {first % 4}\)"
+    ) as caught:
+        train(
+            without_batch_norm(1),
+            objective=Supervised(),
+            teacher=None,
+            optimizer=lambda parameters: SGD(parameters, lr=1e12),
+        )
+    assert "the student's weights are no longer finite" in str(caught.value)
+    assert "learning rate" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"gradient_clip": 0.0}, "gradient_clip: got 0.0, expected a finite number above 0"),
+        ({"gradient_clip": float("nan")}, "gradient_clip: got nan"),
+        ({"patience": 2}, "patience: got 2 without validate"),
+        (
+            {"patience": 0, "validate": lambda net: 0.0},
+            "patience: got 0, expected a whole number of at least 1",
+        ),
+        (
+            {"teacher": CachedTeacher(torch.zeros(40, 5))},
+            "teacher: got cached outputs of 40 examples, expected 50",
+        ),
+        (
+            {
+                "batches": batches(augment=lambda inputs, _: inputs),
+                "teacher": CachedTeacher(torch.zeros(50, 5)),
+            },
+            "views",
+        ),
+        (
+            {"teacher": CachedTeacher(torch.zeros(50, 7))},
+            "teacher_logits: got 7 classes, expected the student's 5",
+        ),
+        ({"batches": batches(targets=torch.full((50,), 5))}, "targets: got values from 5 to 5"),
+        (
+            {"teacher": NaNOn(batches().inputs[0, 0].item())},
+            "teacher: its logits on the first examples are not finite",
+        ),
+    ],
+)
+def test_what_cannot_work_fails_before_the_first_step(changes, says, tmp_path):
+    student = network(1)
+    before = snapshot(student)["bytes"]
+    with pytest.raises(ValueError, match=says):
+        train(student, checkpoint=tmp_path / "state.pt", checkpoint_seconds=0, **changes)
+    assert snapshot(student)["bytes"] == before
+    assert list(tmp_path.iterdir()) == []
+
+
+# How far it has come.
+
+
+def test_off_a_terminal_progress_is_one_line_an_epoch(capsys):
+    train(network(1), progress="student seed 1", validate=lambda net: 0.25)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.split(" loss ")[0] for line in lines] == [f"student seed 1: epoch {n}/3" for n in (1, 2, 3)]
+    assert all("loss/soft " in line and "validation 0.25" in line for line in lines)
+    assert err == ""
+
+
+def test_without_a_label_it_is_silent(capsys):
+    train(network(1))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_progress_is_a_bar(capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    train(network(1), progress="student seed 1")
+    assert "student seed 1: 100%" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
