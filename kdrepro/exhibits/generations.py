@@ -206,6 +206,33 @@ def answer(ledger: Ledger) -> str:
     return "\n\n".join([*told, *not_yet(missing)])
 
 
+# What the short schedule has to do with it, by what became of the first generation there.
+_WRONG_TARGETS = (
+    "That a student which hears nothing else comes out worse than one with the labels is what such targets would do",
+    "and that one with labels and teacher makes fewer errors than one with the teacher alone goes with it",
+    "These runs do not prove it, and they say nothing of a teacher that fits its pictures",
+)
+
+
+def short_schedule(ledger: Ledger) -> str:
+    """How far the teachers on pictures fit what they were trained on, and what that may explain: Markdown from rows."""
+    found = summary(rows_shown(ledger, RECIPE, "reduced"), Side.of("teacher", "train_accuracy"))
+    if found is None:
+        return "Not run yet."
+    (right, _, _), count = found
+    told = (
+        f"After so few epochs the teachers ({count} {'seed' if count == 1 else 'seeds'}) get {100 * right:.1f} % of "
+        f"their own training pictures right. Of the other {100 * (1 - right):.1f} % they say something wrong, and "
+        "that is what a born-again student is told of these pictures."
+    )
+    verdicts = {each.claim.id: each.verdict for each in judge_paper(PAPER, ledger)}
+    if verdicts["S1a"] != "contradicted":
+        return told
+    worse, labels, limit = _WRONG_TARGETS
+    beside = f" (S1a), {labels} (S4)" if verdicts["S4"] == "contradicted" else " (S1a)"
+    return f"{told} {worse}{beside}. {limit}."
+
+
 def not_yet(missing: Sequence[str]) -> list[str]:
     """The sentence about data on which too little is recorded, or none.
 

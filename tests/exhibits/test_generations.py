@@ -14,7 +14,14 @@ from scipy import stats
 
 from kdrepro.claims import paper
 from kdrepro.exhibits import generations
-from kdrepro.exhibits.generations import FAMILIES, answer, by_generation, generation_arms, steps
+from kdrepro.exhibits.generations import (
+    FAMILIES,
+    answer,
+    by_generation,
+    generation_arms,
+    short_schedule,
+    steps,
+)
 from kdrepro.ledger import Ledger
 from kdrepro.plots import forest
 from kdrepro.recipes.born_again import ARMS
@@ -153,6 +160,30 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
 )
 def test_the_answer_follows_the_rows(tmp_path, levels, says):
     assert says in answer(write_ledger(tmp_path, born_again_rows(spread=1.5, **levels)))
+
+
+@pytest.mark.parametrize(
+    ("levels", "parts"),
+    [
+        ({}, []),
+        ({"ban1": 60.0, "ban_l": 70.0}, ["is what such targets would do (S1a). These runs do not prove it"]),
+        ({"ban1": 60.0}, ["(S1a), and that one with labels and teacher", "goes with it (S4). These runs"]),
+    ],
+)
+def test_the_short_schedule_is_blamed_only_where_the_teacher_alone_does_worse(tmp_path, levels, parts):
+    rows = born_again_rows("", seeds=3, **levels)
+    text = short_schedule(write_ledger(tmp_path, rows))
+    right = np.mean([row.metrics["train_accuracy"] for row in rows if row.arm == "teacher"])
+    assert f"the teachers (3 seeds) get {100 * right:.1f} % of their own training pictures right" in text
+    assert f"Of the other {100 * (1 - right):.1f} % they say something wrong" in text
+    assert all(part in text for part in parts)
+    assert ("do not prove" in text) == bool(parts)
+
+
+def test_without_pictures_nothing_is_said_of_the_short_schedule(tmp_path):
+    assert short_schedule(write_ledger(tmp_path, born_again_rows("few_"))) == "Not run yet."
+    one = [row for row in born_again_rows("", seeds=1, ban1=60.0) if row.arm == "teacher"]
+    assert "the teachers (1 seed) get" in short_schedule(write_ledger(tmp_path / "one", one))
 
 
 def test_the_answer_rests_on_claims_that_ask_for_it():
