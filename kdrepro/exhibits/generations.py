@@ -183,8 +183,8 @@ _LAST = {
     "inconclusive": "Whether the last is worse than the first, these runs do not decide.",
 }
 _FIT = {
-    "reproduced": "It gets {share} percentage points fewer of its training digits right, as they derive.",
-    "contradicted": "It gets {share} percentage points more of its training digits right, against what they derive.",
+    "reproduced": "On average it gets {share} training digits fewer right, as they derive.",
+    "contradicted": "On average it gets {share} training digits more right, against what they derive.",
     "inconclusive": "On the digits that they were trained on the two do not differ measurably.",
 }
 
@@ -199,7 +199,8 @@ def answer(ledger: Ledger) -> str:
             continue
         words = [f"**On {where}** {_FIRST[verdicts[first]]}.", _later([verdicts[each] for each in later])]
         if last and "not run" not in (found := [verdicts[each] for each in last]):
-            share = number(100 * abs(judged[last[1]].mean or 0.0))
+            fit = judged[last[1]]
+            share = f"{number(abs(fit.mean or 0.0))} {fit.claim.unit.removesuffix(' digits')}"
             words += [_LAST[found[0]], _FIT[found[1]].format(share=share)]
         told.append(" ".join(words))
     missing = [where for where, first, *_ in _CLAIMS if verdicts[first] == "not run"]

@@ -140,7 +140,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
             in text
         )
         assert "it has turned, as Mobahi et al. say that it must" in text
-        assert re.search(r"gets [\d.]+ percentage points fewer of its training digits right", text)
+        assert re.search(r"gets [\d.]+ of (60,000|4,000) training digits fewer right", text)
     assert pictures.startswith(
         "**On CIFAR-10 in a short schedule** the first born-again generation makes fewer"
     )
@@ -153,7 +153,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
         ({"ban1": 51.0}, "and the labels once more cannot be told apart"),
         ({"ban1": 60.0}, "makes more errors than the labels once more"),
         ({"ban5": 30.0}, "so that it has not turned within five"),
-        ({"ban5": 30.0}, "more of its training digits right, against what they derive"),
+        ({"ban5": 30.0}, "training digits more right, against what they derive"),
         ({"ban5": 46.0}, "Whether the last is worse than the first, these runs do not decide"),
         ({"ban4": 0.0}, "2 with fewer errors, 2 not run yet"),
     ],
