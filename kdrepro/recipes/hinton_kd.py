@@ -289,26 +289,30 @@ ARMS = {
     **_sweep(30),
 }
 
+# What the settings were when these were tried, before one or another of them was chosen.
+_SHORT: dict[str, Any] = {"epochs": 20}
+_UNBOUND: dict[str, Any] = {"gradient_clip": None}
+_DROPPED: dict[str, Any] = {"input_dropout": 0.2, "hidden_dropout": 0.5}
 CANDIDATES: dict[str, Sequence[dict[str, Any]]] = {
     "teacher": [
-        {"learning_rate": 0.05},
-        {"learning_rate": 0.2},
-        {"learning_rate": 0.05, "batch_size": 100},
+        {"learning_rate": 0.05, **_DROPPED},
+        {"learning_rate": 0.2, **_DROPPED},
+        {"learning_rate": 0.05, "batch_size": 100, **_DROPPED},
         {"learning_rate": 0.05, "input_dropout": 0.1, "hidden_dropout": 0.3},
         {"learning_rate": 0.1, "input_dropout": 0.0, "hidden_dropout": 0.3},
     ],
-    "student_alone": [{"learning_rate": rate} for rate in (0.05, 0.1, 0.2)],
+    "student_alone": [{"learning_rate": rate, **_SHORT} for rate in (0.05, 0.1, 0.2)],
     "soft_targets_T20": [
         *(
-            {"soft_weight": weight, "learning_rate": rate}
+            {"soft_weight": weight, "learning_rate": rate, **_SHORT, **_UNBOUND}
             for weight in (0.5, 0.9, 1.0)
             for rate in (0.1, 0.2)
         ),
-        *({"soft_weight": 0.9, "learning_rate": rate, "epochs": 40} for rate in (0.05, 0.03)),
-        {"soft_weight": 0.5, "learning_rate": 0.03, "epochs": 40},
-        {"optimizer": "Adam", "learning_rate": 0.001},
-        {"gradient_clip": 1.0, "learning_rate": 0.1},
-        {"gradient_clip": 1.0, "learning_rate": 0.05},
+        *({"soft_weight": 0.9, "learning_rate": rate, "epochs": 40, **_UNBOUND} for rate in (0.05, 0.03)),
+        {"soft_weight": 0.5, "learning_rate": 0.03, "epochs": 40, **_UNBOUND},
+        {"optimizer": "Adam", "learning_rate": 0.001, **_SHORT, **_UNBOUND},
+        {"gradient_clip": 1.0, "learning_rate": 0.1, **_SHORT},
+        {"gradient_clip": 1.0, "learning_rate": 0.05, **_SHORT},
     ],
 }
 

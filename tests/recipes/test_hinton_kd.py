@@ -225,6 +225,17 @@ def test_settings_of_one_run_do_not_leak_into_another():
     assert config("student_alone", "paper")["epochs"] != 7
 
 
+def test_candidates_are_the_settings_that_were_tried():
+    tried = candidates(RECIPE)
+    rows = recorded().rows(recipe="hinton_kd", split="select")
+    assert len(rows) > 10
+    for row in rows:
+        arm = tried.arm(row.arm)
+        today = config(arm.base, "paper") | arm.overrides
+        # A setting that the recipe did not have yet was not there.
+        assert {key: row.config.get(key) for key in today} == today, row.run
+
+
 def test_candidates_are_tried_on_held_out_digits(tmp_path, monkeypatch):
     import dataclasses
 
