@@ -1,4 +1,4 @@
-"""What all tests share: one thread per worker, no data or rows of the user, the wheel, the browser."""
+"""What all tests share: one thread per worker, no data or rows of the user, the wheel, the pages, the browser."""
 
 from __future__ import annotations
 
@@ -79,6 +79,23 @@ def installed_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     done = subprocess.run([*command, "--ignore-installed"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return python
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages of the book with the chapters executed at protocol smoke, built once for all workers."""
+    from filelock import FileLock
+
+    from kdrepro.book import build, execute
+
+    parent = tmp_path_factory.getbasetemp()
+    folder = (parent.parent if parent.name.startswith("popen-") else parent) / "book"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "html" / "index.html").exists():
+            results = execute(ROOT, protocol="smoke", folder=folder)
+            assert [str(result) for result in results if result.status != "executed"] == []
+            build(ROOT, folder=folder)
+    return folder / "html"
 
 
 @pytest.fixture(scope="session")

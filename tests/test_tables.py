@@ -1,14 +1,12 @@
-"""Tests of the tables and of their HTML."""
+"""Tests of the tables: what is in their cells, and of which rows it is told."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
-import pandas as pd
 import pytest
 from recorded_rows import hinton_rows, make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
@@ -231,62 +229,6 @@ def test_the_readme_table_without_rows_lists_what_is_not_run(empty):
     text = tables.readme_table(empty)
     assert "|" not in text
     assert "Not run, or not often enough yet: H1, H2, H3" in text
-
-
-class Reader(HTMLParser):
-    """Collects tags and checks that they are closed in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen, self.text = [], [], ""
-
-    def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
-        if tag not in ("img", "input", "br", "meta"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_show_gives_a_whole_table_with_its_classes(ledger):
-    html = tables.show(tables.claim_table("hinton2015", ledger), "Claims & verdicts")
-    reader = Reader()
-    reader.feed(html)
-    assert reader.open == []
-    classes = [attributes.get("class") for _, attributes in reader.seen]
-    assert "kdrepro-table" in classes
-    assert "verdict verdict-reproduced" in classes
-    assert "verdict verdict-out-of-reach" in classes
-    assert "Claims &amp; verdicts" in html
-    assert html._repr_html_() == html
-    assert len(repr(html)) < 50
-    assert all("scope" in attributes for tag, attributes in reader.seen if tag == "th")
-
-
-def test_show_escapes_and_aligns():
-    frame = pd.DataFrame({"<b>": ["<script>x</script>"], "n": [3], "x": [0.25], "gone": [None], "on": [True]})
-    html = tables.show(frame, '"quoted" <i>')
-    assert "<script>" not in html
-    assert "<b>" not in html
-    assert 'aria-label="&quot;quoted&quot; &lt;i&gt;"' in html
-    assert '<td class="number">3</td><td class="number">0.25</td><td>–</td><td>True</td>' in html
-    reader = Reader()
-    reader.feed(html)
-    assert reader.open == []
-
-
-def test_a_word_that_is_no_verdict_is_not_coloured():
-    html = tables.show(pd.DataFrame({"Claim": ["a"], "Verdict": ["splendid"]}), "c")
-    assert "<td>splendid</td>" in html
-
-
-def test_an_empty_table_says_so(empty):
-    html = tables.show(tables.cost_table("hinton_kd", empty), "Cost")
-    assert '<td colspan="6">not run yet</td>' in html
 
 
 def test_students_that_share_a_teacher_are_averaged_in_tables_too(tmp_path):

@@ -1,15 +1,14 @@
-"""Tests of how hard the two forms of the attention term pull, of their figures, and of the answer in words."""
+"""Tests of how hard the two forms of the attention term pull, and of their figures."""
 
 from __future__ import annotations
-
-import random
 
 import numpy as np
 import pytest
 import torch
+from attention_transfer_rows import row, rows
 from chart_texts import points
 from matplotlib.colors import to_rgb
-from recorded_rows import make_row, write_ledger
+from recorded_rows import write_ledger
 
 from kdrepro import attention_transfer_loss, tables
 from kdrepro.claims import paper
@@ -24,46 +23,6 @@ from kdrepro.exhibits.attention_forms import (
     strength_curve,
 )
 from kdrepro.recipes.attention_transfer import ARMS
-
-LEVELS = {
-    "teacher_wrn16_2": 1219,
-    "teacher_wrn40_1": 1190,
-    "student_alone": 1500,
-    "at": 1420,
-    "at_norm_0.1": 1495,
-    "at_norm_by_group": 1425,
-    "at_norm_1000": 1800,
-    "f_at": 1480,
-    "kd": 1400,
-    "at_kd": 1390,
-    "at_sum1": 1430,
-    "at_sum4": 1440,
-    "at_max1": 1450,
-    "at_from40": 1430,
-    "f_at_from40": 1490,
-    "kd_from40": 1450,
-    "at_kd_from40": 1410,
-}
-
-
-def row(arm: str, seed: int, errors: float, protocol: str = "reduced", **changes):
-    """A row with the settings that the recipe gives the arm."""
-    needs = ARMS[arm].needs(seed) if arm in ARMS else [("teacher_wrn16_2", seed)]
-    teacher = f"attention_transfer.{protocol}.{needs[0][0]}.s{needs[0][1]}" if needs else None
-    config = (ARMS[arm].overrides if arm in ARMS else {}) | changes.pop("config", {})
-    return make_row(
-        arm, seed, errors, recipe="attention_transfer", protocol=protocol, teacher=teacher, config=config, **changes
-    )  # fmt: skip
-
-
-def rows(protocol: str = "reduced", seeds: int = 3, spread: float = 6.0, **levels: float):
-    chance = random.Random(0)
-    return [
-        row(arm, seed, level + chance.gauss(0, spread), protocol)
-        for arm, level in (LEVELS | levels).items()
-        for seed in range(seeds)
-        if level
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -259,61 +218,3 @@ def test_figures_are_on_white_cards_with_readable_letters(ledger):
             assert to_rgb(axes.get_facecolor()) == (1, 1, 1)
             sizes = [text.get_fontsize() for text in (*axes.get_xticklabels(), axes.xaxis.label, *axes.texts)]
             assert min(sizes) >= 9
-
-
-# -- the answer
-
-
-def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
-    text = answer(ledger)
-    assert text.startswith(
-        "**The paper's β fits a sum over the batch, and not a mean; 1,000 is the code's form's.**"
-    )
-    assert "as if the term were not there" in text
-    assert "The code's 1,000 put into the paper's formula leaves more errors than in its own form." in text
-
-
-@pytest.mark.parametrize(
-    ("levels", "says"),
-    [
-        ({"at": 1495, "at_norm_0.1": 1420}, "as a mean over the batch, does better than the code's form"),
-        (
-            {"at_norm_by_group": 1200},
-            "**The paper's β does not fit a mean over the batch; summed it leaves fewer",
-        ),
-        ({"at_norm_by_group": 1700}, "summed it leaves more errors than the code's form.**"),
-        ({"at_norm_by_group": 0}, "whether it fits a sum is open.** As a mean"),
-        ({"at_norm_by_group": 0}, "Not enough runs yet for N3, N4."),
-        ({"at": 0}, "**The runs do not say yet to which form the paper's β belongs.** As a mean over"),
-        (
-            {"at_norm_0.1": 1200},
-            "As a mean over the batch, 0.1 in the paper's formula leaves fewer errors than",
-        ),
-        ({"at_norm_0.1": 1800}, "in the paper's formula leaves more errors than the labels alone, by more"),
-        ({"at_norm_1000": 1300}, "The code's 1,000 put into the paper's formula leaves fewer errors"),
-        (
-            {"at_norm_by_group": 1600},
-            "summed, the formula leaves more errors than with that mean",
-        ),
-        # As near to the code's form as N4 asks, but no better than the mean.
-        (
-            {"at": 1380, "at_norm_by_group": 1425, "at_norm_0.1": 1410, "student_alone": 1420},
-            "**The paper's β does not fit a mean over the batch; whether it fits a sum is open.** As a mean",
-        ),
-    ],
-)
-def test_the_answer_follows_the_verdicts(tmp_path, levels, says):
-    assert says in answer(write_ledger(tmp_path, rows(**levels)))
-
-
-def test_an_answer_that_is_not_settled_says_so(tmp_path):
-    text = answer(write_ledger(tmp_path, rows(spread=200.0)))
-    assert text.startswith("**The runs do not say yet")
-    assert text.count("do not decide") + text.count("cannot tell") >= 3
-
-
-def test_there_is_a_sentence_for_every_verdict_on_every_claim_of_ours_about_the_forms():
-    ids = {each.id for each in paper("zagoruyko2017").claims if each.id.startswith("N")}
-    assert set(attention_forms._SENTENCES) == ids
-    for sentences in attention_forms._SENTENCES.values():
-        assert set(sentences) == {"reproduced", "contradicted", "inconclusive"}

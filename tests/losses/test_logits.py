@@ -8,12 +8,11 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from hypothesis import given, settings
+from drawn_logits import bounded, gradient, logit_pairs, random_pair
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from kdrepro import checks
 from kdrepro.losses.logits import forward_kl, hard_target_loss, jensen_shannon, reverse_kl, soft_target_loss
 
 BETWEEN = {
@@ -24,27 +23,7 @@ BETWEEN = {
     "soft_target_loss": partial(soft_target_loss, temperature=1.0),
 }
 every_loss = pytest.mark.parametrize("loss", BETWEEN.values(), ids=BETWEEN.keys())
-bounded = settings(max_examples=40, deadline=None, derandomize=True)
 temperatures = st.floats(0.25, 20)
-
-
-@st.composite
-def logit_pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    shape = draw(arrays.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=5))
-    values = arrays.arrays(np.float64, shape, elements=st.floats(-30, 30, width=16))
-    return torch.from_numpy(draw(values)), torch.from_numpy(draw(values))
-
-
-def random_pair(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    student = torch.randn(shape, generator=random, dtype=torch.float64)
-    teacher = torch.randn(shape, generator=random, dtype=torch.float64)
-    return (3 * student).to(dtype), (3 * teacher).to(dtype)
-
-
-def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (result,) = torch.autograd.grad(loss, of)
-    return result
 
 
 # Oracles: scipy on one row at a time, written from the definitions.
@@ -293,41 +272,3 @@ def test_the_squared_temperature_is_in_the_soft_target_loss_alone(factor):
     student, teacher = random_pair(4, 5)
     bare = forward_kl(student, teacher, temperature=factor)
     torch.testing.assert_close(soft_target_loss(student, teacher, temperature=factor), factor**2 * bare)
-
-
-# Hard targets.
-
-
-@bounded
-@given(logit_pairs(), st.integers(0, 10**6))
-def test_hard_target_loss_is_minus_the_log_of_the_targets_probability(pair, seed):
-    student, _ = pair
-    classes = student.shape[-1]
-    targets = torch.randint(classes, student.shape[:-1], generator=torch.Generator().manual_seed(seed))
-    ours = hard_target_loss(student, targets)
-    rows = zip(student.reshape(-1, classes).numpy(), targets.reshape(-1).tolist(), strict=True)
-    expected = [-scipy.special.log_softmax(row)[target] for row, target in rows]
-    np.testing.assert_allclose(ours.reshape(-1).numpy(), expected, rtol=1e-10, atol=1e-12)
-    assert ours.shape == targets.shape
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_hard_target_loss_of_huge_logits_is_finite(dtype):
-    student = torch.tensor([[1e4, -1e4, 0.0]] * 3, dtype=dtype, requires_grad=True)
-    values = hard_target_loss(student, torch.tensor([0, 1, 2]))
-    torch.testing.assert_close(values, torch.tensor([0.0, 2e4, 1e4]), rtol=1e-2, atol=0)
-    assert gradient(values.sum(), student).isfinite().all()
-
-
-@pytest.mark.parametrize("integers", [torch.uint8, torch.int32, torch.int64], ids=str)
-def test_any_integers_are_class_numbers(integers):
-    student, _ = random_pair(3, 4)
-    expected = hard_target_loss(student, torch.tensor([0, 1, 3]))
-    torch.testing.assert_close(hard_target_loss(student, torch.tensor([0, 1, 3], dtype=integers)), expected)
-
-
-def test_padding_is_no_class_even_where_values_are_not_looked_at(monkeypatch):
-    """Off the CPU nobody looks: torch itself has to stop, and not count a loss of 0."""
-    monkeypatch.setattr(checks, "class_targets", lambda *arguments, **options: None)
-    with pytest.raises(IndexError, match="-100"):
-        hard_target_loss(torch.randn(2, 5), torch.tensor([1, -100]))

@@ -1,51 +1,27 @@
-"""The program of sequence-level distillation, whole, at its smallest."""
+"""The program of sequence-level distillation on spelling, whole, at its smallest: its rows and translations."""
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from sequence_kd_runs import CMU, FOUND, UNTAUGHT, runner
 
 from kdrepro import text_metrics
-from kdrepro.claims import Side, paper
+from kdrepro.claims import paper
 from kdrepro.data.parallel import EncodedText
 from kdrepro.decode import beam_search, greedy
 from kdrepro.ledger import Ledger, Row
 from kdrepro.methods.sequence_kd import closest_to_reference
 from kdrepro.recipes import sequence_kd
-from kdrepro.recipes.sequence_kd import RECIPE, config, own_text
+from kdrepro.recipes.sequence_kd import RECIPE, config
 from kdrepro.runs import Run, Runner
 from kdrepro.translator_training import TranslatorTraining
 
-CMU = {name.removeprefix("cmu_") for name in RECIPE.arms if name.startswith("cmu_")}
-UNTAUGHT = {"teacher", "student_alone"}
 FINE = {"teacher_inter", "inter", "word_inter", "seq_inter", "seq_word_inter"}
 PRUNED = {"pruned_0", "pruned_50", "pruned_80", "pruned_90"}
 WORD_LEVEL = {"word_kd", "seq_word", "seq_word_inter"}
-# What a run finds out, beside its settings.
-FOUND = {
-    "train_size",
-    "epochs_run",
-    "precision",
-    "starts_from",
-    "bleu_signature",
-    "translations_5",
-    "teacher_cached",
-}
-
-
-def runner(folder: Path, recipe=RECIPE, *, work: Path | None = None) -> Runner:
-    return Runner(
-        recipe,
-        protocol="smoke",
-        ledger=Ledger(folder),
-        work=work or folder,
-        device="cpu",
-        precision="fp32",
-        progress=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -72,55 +48,12 @@ def translations(done: Runner, width: int) -> list[list[dict[str, object]]]:
     return [several for piece in pieces for several in piece]
 
 
-# The arms, and what the claims say of them.
-
-
-def test_the_arms_are_those_that_the_claims_name():
-    named: set[str] = set()
-    for claim in paper("kim2016").claims:
-        for compared in (*claim.comparisons, *([claim.direction] if claim.direction else [])):
-            sides = (side for side in (compared.lower, compared.higher) if isinstance(side, Side))
-            named |= {arm for side in sides for arm in side.arms}
-    families = {"ende", "deen"}
-    assert {name.partition("_")[0] for name in named} == families
-    assert named <= set(RECIPE.arms)
-    for family in families:
-        assert {name.removeprefix(f"{family}_") for name in RECIPE.arms if name.startswith(family)} == CMU
-
-
 def test_the_settings_that_the_deviations_show_are_there(rows):
     shown = re.findall(r"\{(\w+)\.(\w+)\}", " ".join(each.ours for each in paper("kim2016").deviations))
     assert len(shown) > 5
     for arm, key in shown:
         _, _, name = arm.partition("_")
         assert key in rows[name].config.keys() | FOUND, (arm, key)
-
-
-def test_each_of_five_students_has_a_teacher_of_its_own():
-    for family in ("ende", "deen", "cmu"):
-        assert RECIPE.arm(f"{family}_teacher").seeds == 5
-        # A sixth would learn from the first teacher; a teacher that goes on learns from none but itself.
-        assert list(RECIPE.arm(f"{family}_seq_kd").needs(5)) == [(f"{family}_teacher", 0)]
-        assert list(RECIPE.arm(f"{family}_teacher_inter").needs(5)) == [(f"{family}_teacher", 5)]
-        for name in CMU - UNTAUGHT - {"teacher_inter"}:
-            arm = RECIPE.arm(f"{family}_{name}")
-            assert arm.seeds == 5, name
-            assert [list(arm.needs(seed)) for seed in (0, 2, 4)] == [
-                [(f"{family}_teacher", seed)] for seed in (0, 2, 4)
-            ], name
-
-
-def test_the_nets_are_those_of_the_papers_smaller_pair():
-    for role, hidden in (("teacher", 500), ("student", 100)):
-        settings = config(f"cmu {role}", "paper")
-        assert (settings["layers"], settings["hidden"], settings["beam"]) == (2, hidden, 5)
-        net = RECIPE.build(settings)
-        assert (net.hidden, net.layers) == (hidden, 2)
-    assert config("cmu student", "paper")["fine_rate"] == 0.1
-    assert RECIPE.arm("ende_word_kd").overrides == {"soft_weight": 0.5}
-
-
-# The rows.
 
 
 def test_every_arm_leaves_a_row_with_its_metrics_and_settings(rows):
@@ -293,35 +226,3 @@ def test_settings_are_chosen_on_the_pairs_for_choosing(tmp_path):
     assert held.test == whole.valid
     assert held.train == whole.train
     assert not set(held.test) & set(whole.test)
-
-
-# Two text files of one's own.
-
-
-def test_two_files_of_ones_own_train_every_arm(tmp_path):
-    lines = [f"a {word} dog number {number}" for number, word in enumerate(["red", "big", "old"] * 20)]
-    files = tmp_path / "a.en", tmp_path / "a.de"
-    files[0].write_text("\n".join(lines) + "\n", encoding="utf-8")
-    files[1].write_text("\n".join(f"ein Hund {line}" for line in lines) + "\n", encoding="utf-8")
-    recipe, digest = own_text(*files)
-    its = runner(tmp_path / "runs", recipe)
-    names = ["own_student_alone", "own_seq_kd", "own_seq_inter"]
-    found = {row.arm: row for row in its.run(its.plan(names))}
-    assert set(found) == {*names, "own_teacher"}
-    assert {row.data["digest"] for row in found.values()} == {digest}
-    for row in found.values():
-        assert 0 <= row.metrics["bleu_greedy"] <= 100
-        assert row.config["bleu_signature"].startswith("nrefs:1|case:mixed")
-    assert set(recipe.arms) == {f"own_{name}" for name in CMU}
-
-
-def test_a_text_of_ones_own_is_cut_for_the_small_protocols_alone(tmp_path):
-    for name in ("a.en", "a.de"):
-        lines = "".join(f"{name} sentence {number}\n" for number in range(7_000))
-        (tmp_path / name).write_text(lines, encoding="utf-8")
-    recipe, _ = own_text(tmp_path / "a.en", tmp_path / "a.de")
-    sizes = {protocol: len(recipe.load(protocol).train) for protocol in ("smoke", "quick", "paper")}
-    assert sizes == {"smoke": 300, "quick": 5_000, "paper": 6_300}
-    # Sentences are not spelt: the nets of the demonstration are for that.
-    settings = {protocol: recipe.config("own student", protocol) for protocol in ("quick", "paper")}
-    assert settings["quick"]["hidden"] == settings["paper"]["hidden"] == 100

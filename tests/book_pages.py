@@ -1,0 +1,9 @@
+"""Which pages the book has: its texts and its chapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = [f"notebooks/{file.stem}.html" for file in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+PAGES = [f"book/{file.stem}.html" for file in sorted((ROOT / "book").glob("*.md"))] + CHAPTERS

@@ -1,0 +1,45 @@
+"""The arms of sequence-level distillation, their teachers and nets, and what the claims say of them."""
+
+from __future__ import annotations
+
+from sequence_kd_runs import CMU, UNTAUGHT
+
+from kdrepro.claims import Side, paper
+from kdrepro.recipes.sequence_kd import RECIPE, config
+
+
+def test_the_arms_are_those_that_the_claims_name():
+    named: set[str] = set()
+    for claim in paper("kim2016").claims:
+        for compared in (*claim.comparisons, *([claim.direction] if claim.direction else [])):
+            sides = (side for side in (compared.lower, compared.higher) if isinstance(side, Side))
+            named |= {arm for side in sides for arm in side.arms}
+    families = {"ende", "deen"}
+    assert {name.partition("_")[0] for name in named} == families
+    assert named <= set(RECIPE.arms)
+    for family in families:
+        assert {name.removeprefix(f"{family}_") for name in RECIPE.arms if name.startswith(family)} == CMU
+
+
+def test_each_of_five_students_has_a_teacher_of_its_own():
+    for family in ("ende", "deen", "cmu"):
+        assert RECIPE.arm(f"{family}_teacher").seeds == 5
+        # A sixth would learn from the first teacher; a teacher that goes on learns from none but itself.
+        assert list(RECIPE.arm(f"{family}_seq_kd").needs(5)) == [(f"{family}_teacher", 0)]
+        assert list(RECIPE.arm(f"{family}_teacher_inter").needs(5)) == [(f"{family}_teacher", 5)]
+        for name in CMU - UNTAUGHT - {"teacher_inter"}:
+            arm = RECIPE.arm(f"{family}_{name}")
+            assert arm.seeds == 5, name
+            assert [list(arm.needs(seed)) for seed in (0, 2, 4)] == [
+                [(f"{family}_teacher", seed)] for seed in (0, 2, 4)
+            ], name
+
+
+def test_the_nets_are_those_of_the_papers_smaller_pair():
+    for role, hidden in (("teacher", 500), ("student", 100)):
+        settings = config(f"cmu {role}", "paper")
+        assert (settings["layers"], settings["hidden"], settings["beam"]) == (2, hidden, 5)
+        net = RECIPE.build(settings)
+        assert (net.hidden, net.layers) == (hidden, 2)
+    assert config("cmu student", "paper")["fine_rate"] == 0.1
+    assert RECIPE.arm("ende_word_kd").overrides == {"soft_weight": 0.5}

@@ -1,0 +1,78 @@
+"""Tests of the HTML of the tables."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from recorded_rows import hinton_rows, write_ledger
+
+from kdrepro import tables
+from kdrepro.ledger import Ledger
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    return write_ledger(tmp_path_factory.mktemp("rows"), hinton_rows())
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Ledger(tmp_path / "none")
+
+
+class Reader(HTMLParser):
+    """Collects tags and checks that they are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if tag not in ("img", "input", "br", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_show_gives_a_whole_table_with_its_classes(ledger):
+    html = tables.show(tables.claim_table("hinton2015", ledger), "Claims & verdicts")
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+    classes = [attributes.get("class") for _, attributes in reader.seen]
+    assert "kdrepro-table" in classes
+    assert "verdict verdict-reproduced" in classes
+    assert "verdict verdict-out-of-reach" in classes
+    assert "Claims &amp; verdicts" in html
+    assert html._repr_html_() == html
+    assert len(repr(html)) < 50
+    assert all("scope" in attributes for tag, attributes in reader.seen if tag == "th")
+
+
+def test_show_escapes_and_aligns():
+    frame = pd.DataFrame({"<b>": ["<script>x</script>"], "n": [3], "x": [0.25], "gone": [None], "on": [True]})
+    html = tables.show(frame, '"quoted" <i>')
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert 'aria-label="&quot;quoted&quot; &lt;i&gt;"' in html
+    assert '<td class="number">3</td><td class="number">0.25</td><td>–</td><td>True</td>' in html
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+
+
+def test_a_word_that_is_no_verdict_is_not_coloured():
+    html = tables.show(pd.DataFrame({"Claim": ["a"], "Verdict": ["splendid"]}), "c")
+    assert "<td>splendid</td>" in html
+
+
+def test_an_empty_table_says_so(empty):
+    html = tables.show(tables.cost_table("hinton_kd", empty), "Cost")
+    assert '<td colspan="6">not run yet</td>' in html

@@ -1,0 +1,23 @@
+"""Three sentences of different lengths, and an LSTM encoder-decoder in float64 to read them."""
+
+from __future__ import annotations
+
+import torch
+
+from kdrepro.models.seq2seq import LSTMSeq2Seq
+from kdrepro.types import PAD, START
+
+SOURCE = torch.tensor([[4, 5, 6, 7, 3], [5, 9, 0, 0, 0], [8, 10, 4, 0, 0]])
+PREVIOUS = torch.tensor([[START, 5, 6, 12], [START, 4, 0, 0], [START, 0, 0, 0]])
+TARGETS = torch.tensor([[5, 6, 12, 2], [4, 2, 0, 0], [2, 0, 0, 0]])
+MASK = PREVIOUS != PAD
+
+
+def make(*, layers: int = 2, dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> LSTMSeq2Seq:
+    torch.manual_seed(layers)
+    net = LSTMSeq2Seq(11, 13, hidden=6, layers=layers, dropout=dropout).to(dtype)
+    with torch.no_grad():
+        # Larger than its first weights, so that the gates and the attention are not all but even.
+        for parameter in net.parameters():
+            parameter.mul_(8)
+    return net
