@@ -36,6 +36,7 @@ __all__ = [
     "result_table",
     "selection_table",
     "show",
+    "show_claims",
     "stamp",
 ]
 
@@ -68,23 +69,40 @@ def _label(claim: Claim, claims: Iterable[Claim]) -> str:
 
 
 def claim_table(key: str, ledger: Ledger) -> pd.DataFrame:
-    """One row for each claim of a paper such as `hinton2015`: what it says, what we find, the verdict and why."""
+    """One row for each claim of a paper such as `hinton2015`: what it says, the verdict, what we find, and why.
+
+    The index holds the ids.
+    """
     claims = paper(key).claims
     records = [
         {
             "Claim": _label(each.claim, claims),
             "Statement": each.claim.statement,
-            "Where": each.claim.where,
-            "Paper": _paper_says(each.claim),
-            "Ours (95 % interval)": _we_find(each),
-            "Seeds": str(each.n) if each.claim.seeds else "–",
             "Verdict": each.verdict,
             "Because": each.detail,
+            "Ours, with 95 % interval": _we_find(each),
+            "Paper": _paper_says(each.claim),
+            "Seeds": str(each.n) if each.claim.seeds else "–",
+            "Where": each.claim.where,
         }
         for each in judge_paper(key, ledger)
     ]
-    columns = ("Claim", "Statement", "Where", "Paper", "Ours (95 % interval)", "Seeds", "Verdict", "Because")
-    return pd.DataFrame(records, columns=columns)
+    return pd.DataFrame(records, index=[each.id for each in claims])
+
+
+def show_claims(claims: pd.DataFrame, *names: str, caption: str, because: bool = True) -> Html:
+    """Some claims of `claim_table`, by their ids, as HTML; the verdict stands beside the statement.
+
+    The paper's figures are left out where it has none for any of them, the reasons unless `because`.
+    Raises `ValueError` for an id that the table does not have.
+    """
+    unknown = [name for name in names if name not in claims.index]
+    if unknown:
+        raise ValueError(f"names: got {unknown[0]!r}, expected some of {', '.join(claims.index)}")
+    shown = claims.loc[list(names)].drop(columns=["Where"] if because else ["Where", "Because"])
+    if shown["Paper"].str.startswith("not asked").all():
+        shown = shown.drop(columns="Paper")
+    return show(shown, caption)
 
 
 def _dashboard_row(found: Paper, judgements: Sequence[Judgement]) -> dict[str, str]:

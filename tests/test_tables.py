@@ -33,10 +33,30 @@ def test_the_claim_table_says_what_the_verdicts_say(ledger):
     by_claim = frame.set_index("Claim")
     assert by_claim.loc["H1", "Paper"] == "67 test errors"
     mean = np.mean([row.metrics["test_errors"] for row in ledger.rows(arm="teacher", protocol="paper")])
-    assert by_claim.loc["H1", "Ours (95 % interval)"].startswith(f"{mean:.1f}".rstrip("0").rstrip("."))
-    assert by_claim.loc["H3", "Ours (95 % interval)"].startswith("share 0.")
-    assert by_claim.loc["H13", "Ours (95 % interval)"] == "–"
+    assert by_claim.loc["H1", "Ours, with 95 % interval"].startswith(f"{mean:.1f}".rstrip("0").rstrip("."))
+    assert by_claim.loc["H3", "Ours, with 95 % interval"].startswith("share 0.")
+    assert by_claim.loc["H13", "Ours, with 95 % interval"] == "–"
     assert {"S14 (our stand-in)", "S16 (our stand-in)", "H9t (our addition)"} <= set(frame["Claim"])
+
+
+def test_claims_are_shown_by_id_with_the_verdict_beside_the_statement(empty):
+    claims = tables.claim_table("hinton2015", empty)
+    html = tables.show_claims(claims, "H3", "H1", caption="Two", because=False)
+    assert re.findall(r"<th scope=.col. class=.\w+.>([^<]*)", html) == [
+        "Claim",
+        "Statement",
+        "Verdict",
+        "Ours, with 95 % interval",
+        "Paper",
+        "Seeds",
+    ]
+    assert re.findall(r"<th scope=.row.>([^<]*)", html) == ["H3", "H1"]
+    assert "<summary>why</summary>" in tables.show_claims(claims, "H3", caption="One")
+    digits = tables.claim_table("furlanello2018", empty)
+    assert "Paper" not in tables.show_claims(digits, "M1", "E2", caption="Ours")
+    assert "Paper" in tables.show_claims(digits, "M1", "S1", caption="Both")
+    with pytest.raises(ValueError, match="names: got 'H33', expected some of H1, H2, H3, "):
+        tables.show_claims(claims, "H33", caption="None")
 
 
 def test_a_claim_table_without_rows(empty):

@@ -91,6 +91,8 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
                 say(axes, f"not run at\nprotocol {protocol}")
                 continue
             _beside(axes, rows, prefix, metric)
+            # The interval of a few seeds may reach below what any of these can be.
+            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
             axes.set_xticks(range(last + 1), ["teacher", *map(str, range(1, last + 1))])
             axes.set_xlim(-0.3, last + 0.4)
             axes.set_xlabel("generation")

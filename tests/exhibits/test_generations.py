@@ -112,6 +112,14 @@ def test_seeds_that_are_not_all_there_are_counted(tmp_path):
     assert "generations, 2 to 4 seeds" in texts(by_generation(write_ledger(tmp_path, rows)))
 
 
+def test_no_panel_reaches_below_nothing(tmp_path):
+    rows = born_again_rows("", seeds=2, spread=20.0)
+    chart = by_generation(write_ledger(tmp_path, rows), "", protocol="reduced")
+    bands = [axes.collections[0].get_paths()[0].vertices for axes in chart.axes[:5]]
+    assert any(band[:, 1].min() < 0 for band in bands)
+    assert all(axes.get_ylim()[0] >= 0 for axes in chart.axes[:5])
+
+
 def test_a_demonstration_is_drawn_from_its_own_rows(tmp_path):
     ledger = write_ledger(tmp_path, born_again_rows(seeds=2, protocol="quick"))
     assert "generations, 2 seeds" in texts(by_generation(ledger, protocol="quick"))
