@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kdrepro.claims import Side
+from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
@@ -169,8 +169,9 @@ def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
 
 
 # The claims on each data: a first generation against the labels once more, the next ones, the last, and how it fits.
+_PICTURES = "S1a"
 _CLAIMS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("CIFAR-10 in a short schedule", "S1a", ("S2", "S2a"), ()),
+    ("CIFAR-10 in a short schedule", _PICTURES, ("S2", "S2a"), ()),
     ("MNIST", "M1a", ("M2", "M3", "M4", "M5"), ("M6", "M6a")),
     ("the embedded digits", "E1a", ("E2", "E3", "E4", "E5"), ("E6", "E6a")),
 )
@@ -204,6 +205,8 @@ def answer(ledger: Ledger) -> str:
             fit = judged[last[1]]
             share = f"{number(abs(fit.mean or 0.0))} {fit.claim.unit.removesuffix(' digits')}"
             words += [_LAST[found[0]], _FIT[found[1]].format(share=share)]
+        if first == _PICTURES:
+            words += _how_short(ledger)
         told.append(" ".join(words))
     missing = [where for where, first, *_ in _CLAIMS if verdicts[first] == "not run"]
     return "\n\n".join([*told, *not_yet(missing)])
@@ -219,21 +222,37 @@ _WRONG_TARGETS = (
 
 def short_schedule(ledger: Ledger) -> str:
     """How far the teachers on pictures fit what they were trained on, and what that may explain: Markdown from rows."""
-    found = summary(rows_shown(ledger, RECIPE, "reduced"), Side.of("teacher", "train_accuracy"))
+    found = _teachers(ledger, "train_accuracy")
     if found is None:
         return "Not run yet."
-    (right, _, _), count = found
+    right, count = found
     told = (
         f"After so few epochs the teachers ({count} {'seed' if count == 1 else 'seeds'}) get {100 * right:.1f} % of "
         f"their own training pictures right. Of the other {100 * (1 - right):.1f} % they say something wrong, and "
         "that is what a born-again student is told of these pictures."
     )
     verdicts = {each.claim.id: each.verdict for each in judge_paper(PAPER, ledger)}
-    if verdicts["S1a"] != "contradicted":
+    if verdicts[_PICTURES] != "contradicted":
         return told
     worse, labels, limit = _WRONG_TARGETS
     beside = f" (S1a), {labels} (S4)" if verdicts["S4"] == "contradicted" else " (S1a)"
     return f"{told} {worse}{beside}. {limit}."
+
+
+def _how_short(ledger: Ledger) -> list[str]:
+    right, errors = (_teachers(ledger, metric) for metric in ("train_accuracy", "test_error_rate"))
+    if right is None or errors is None:
+        return []
+    return [
+        f"In so short a schedule the teachers get {100 * right[0]:.0f} % of their training pictures right, and make "
+        f"{100 * errors[0]:.1f} % test errors where the paper's smallest net makes {paper(PAPER).claim('B1').value:g}."
+    ]
+
+
+def _teachers(ledger: Ledger, metric: str) -> tuple[float, int] | None:
+    """The mean of the teachers on pictures, and how many there are."""
+    found = summary(rows_shown(ledger, RECIPE, "reduced"), Side.of("teacher", metric))
+    return None if found is None else (found[0].mean, found[1])
 
 
 def not_yet(missing: Sequence[str]) -> list[str]:

@@ -153,6 +153,13 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
         "**On CIFAR-10 in a short schedule** the first born-again generation makes fewer"
     )
     assert "Mobahi" not in pictures
+    right, wrong = (
+        100 * np.mean(values(ledger, "teacher", name)) for name in ("train_accuracy", "test_error_rate")
+    )
+    assert pictures.endswith(
+        f"the teachers get {right:.0f} % of their training pictures right, and make {wrong:.1f} % test errors where "
+        "the paper's smallest net makes 6.69."
+    )
 
 
 @pytest.mark.parametrize(
