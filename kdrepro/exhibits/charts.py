@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from kdrepro.intervals import Interval
 
 # The palette of Okabe and Ito.
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = (
@@ -57,6 +61,28 @@ def new_chart(width: float, height: float) -> Chart:
 def say(axes: Axes, text: str) -> None:
     """Put a text in the middle of axes that have nothing to show."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=13)
+
+
+def forest_row(axes: Axes, place: int, values: Sequence[float], found: Interval) -> None:
+    """Draw differences as dots, and their mean with its interval; the diamond is filled where the interval misses 0."""
+    axes.plot(values, place + scattered(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
+    if len(values) > 1 and math.isfinite(found.half):
+        axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
+    face = BLUE if found.low > 0 or found.high < 0 else "white"
+    axes.plot(found.mean, place, "D", markersize=8, markerfacecolor=face, markeredgecolor=BLUE)
+
+
+def forest_axes(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of a forest, from the top, and draw its line of no difference."""
+    axes.axvline(0, color="black", linewidth=1)
+    for place in range(len(names)):
+        axes.axhline(place, color="#eeeeee", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(names)), list(names))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def scattered(count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import matplotlib
 
 from kdrepro.claims import Comparison, Side
-from kdrepro.exhibits.charts import BLUE, GREY, STYLE, Chart, new_chart, scattered
+from kdrepro.exhibits.charts import STYLE, Chart, forest_axes, forest_row, new_chart
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger
 from kdrepro.pairs import compare, difference, labelled, rows_shown
@@ -33,33 +33,21 @@ def forest(
     with matplotlib.rc_context(STYLE):
         chart = new_chart(9.0, 1.5 + 0.55 * max(len(named), 1))
         axes = chart.subplots()
-        axes.axvline(0, color="black", linewidth=1)
+        forest_axes(axes, list(named))
         drawn = 0
         for place, (first, second) in enumerate(named.values()):
-            axes.axhline(place, color="#eeeeee", linewidth=0.8, zorder=0)
             sides = Comparison(Side.of(first, metric), Side.of(second, metric))
             pairs = compare(rows, sides, one_run=one_run)
             found = difference(pairs)
             text = "not run"
             if found is not None:
                 drawn += 1
-                settled = found.low > 0 or found.high < 0
-                values = [pair.difference for pair in pairs]
-                axes.plot(values, place + scattered(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
+                forest_row(axes, place, [pair.difference for pair in pairs], found)
                 text = f"{number(found.mean)}, n = 1"
                 if len(pairs) > 1 and math.isfinite(found.half):
-                    axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
                     text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {len(pairs)}"
-                face = BLUE if settled else "white"
-                axes.plot(found.mean, place, "D", markersize=8, markerfacecolor=face, markeredgecolor=BLUE)
             # Negative numbers as matplotlib writes them on the axis.
             axes.text(1.02, place, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center")
-        axes.set_yticks(range(len(named)), list(named))
-        axes.set_ylim(len(named) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
         axes.set_xlabel(f"difference in {metric.replace('_', ' ')}, first minus second, 95 % interval")
         if not drawn:
             axes.set_xlim(-1, 1)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import matplotlib
 
 from kdrepro.claims import Comparison, Side
-from kdrepro.exhibits.charts import BLUE, GREY, ORANGE, STYLE, Chart, new_chart, say, scattered
+from kdrepro.exhibits.charts import BLUE, ORANGE, STYLE, Chart, forest_axes, forest_row, new_chart, say
 from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, not_yet
 from kdrepro.intervals import Interval, ratio_interval
 from kdrepro.judgement import number
@@ -49,29 +49,16 @@ def against_again(
         chart = new_chart(11.0, 1.6 + 0.55 * len(targets))
         panels = chart.subplots(1, len(_METRICS), sharey=True)
         for axes, (metric, words) in zip(panels, _METRICS.items(), strict=True):
-            axes.axvline(0, color="black", linewidth=1)
+            forest_axes(axes, list(targets))
             drawn = 0
             for place, arm in enumerate(targets.values()):
-                axes.axhline(place, color="#eeeeee", linewidth=0.8, zorder=0)
                 sides = Comparison(Side.of(f"{prefix}{arm}", metric), Side.of(f"{prefix}again", metric))
                 pairs = compare(rows, sides)
                 found = difference(pairs)
                 if found is None:
                     continue
                 drawn += 1
-                values = [pair.difference for pair in pairs]
-                axes.plot(values, place + scattered(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
-                settled = found.low > 0 or found.high < 0
-                if math.isfinite(found.half):
-                    axes.plot([found.low, found.high], [place, place], color=BLUE, linewidth=2.5)
-                face = BLUE if settled else "white"
-                axes.plot(found.mean, place, "D", markersize=8, mfc=face, mec=BLUE)
-            axes.set_yticks(range(len(targets)), list(targets))
-            axes.set_ylim(len(targets) - 0.4, -0.6)
-            axes.tick_params(axis="y", length=0)
-            axes.spines["left"].set_visible(False)
-            axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-            axes.set_axisbelow(True)
+                forest_row(axes, place, [pair.difference for pair in pairs], found)
             axes.locator_params(axis="x", nbins=5)
             axes.set_xlabel(words)
             if not drawn:

@@ -6,54 +6,12 @@ import copy
 
 import pytest
 import torch
-from three_sentences import MASK, PREVIOUS, SOURCE, TARGETS, make
+from three_sentences import MASK, PREVIOUS, SOURCE, TARGETS
+from three_sentences import make_lstm as make
 
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.losses.reduce import masked_mean
 from kdrepro.models.seq2seq import LSTMSeq2Seq
-from kdrepro.types import START
-
-# Decoding.
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_step_by_step_gives_what_teacher_forcing_gives(layers):
-    net = make(layers=layers, dropout=0.5)
-    expected = net.eval()(SOURCE, PREVIOUS)
-    # Reading and writing are without dropout in any mode.
-    net.train()
-    state = net.encode(SOURCE)
-    for place in range(PREVIOUS.shape[1]):
-        logits, state = net.step(state, PREVIOUS[:, place])
-        assert not logits.requires_grad
-        torch.testing.assert_close(logits, expected[:, place].detach())
-
-
-def test_hypotheses_may_be_put_in_order_repeated_and_left_out():
-    net = make().eval()
-    state = net.encode(SOURCE)
-    histories = torch.empty(3, 0, dtype=torch.int64)
-    sentences = torch.arange(3)
-    generator = torch.Generator().manual_seed(0)
-    for index in ([0, 0, 1, 1, 2, 2], [1, 0, 3, 3, 4, 5], [0, 1, 4, 5], [2, 3, 0, 1], [3, 0, 1], [2]):
-        words = torch.full((len(sentences),), START)
-        if histories.numel():
-            words = torch.randint(3, 13, words.shape, generator=generator)
-        histories = torch.cat([histories, words.unsqueeze(1)], dim=1)
-        logits, after = net.step(state, words)
-        torch.testing.assert_close(logits, net(SOURCE[sentences], histories)[:, -1].detach())
-        chosen = torch.tensor(index)
-        state, sentences, histories = after.select(chosen), sentences[chosen], histories[chosen]
-
-
-def test_an_older_state_stays_as_it_is():
-    net = make().eval()
-    state = net.encode(SOURCE)
-    first, _ = net.step(state, PREVIOUS[:, 0])
-    net.step(state, torch.tensor([7, 8, 9]))
-    again, _ = net.step(state, PREVIOUS[:, 0])
-    assert torch.equal(first, again)
-
 
 # Sizes, first weights, precision, dropout.
 

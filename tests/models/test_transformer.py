@@ -6,30 +6,14 @@ import math
 
 import pytest
 import torch
+from three_sentences import MASK, PREVIOUS, SOURCE, TARGETS
+from three_sentences import make_transformer as make
 from torch import Tensor, nn
 
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.losses.reduce import masked_mean
 from kdrepro.models.transformer import TransformerSeq2Seq, positions
 from kdrepro.types import PAD, START
-
-SOURCE = torch.tensor([[4, 5, 6, 7, 3], [5, 9, 0, 0, 0], [8, 10, 4, 0, 0]])
-PREVIOUS = torch.tensor([[START, 5, 6, 12], [START, 4, 0, 0], [START, 0, 0, 0]])
-TARGETS = torch.tensor([[5, 6, 12, 2], [4, 2, 0, 0], [2, 0, 0, 0]])
-MASK = PREVIOUS != PAD
-
-
-def make(*, layers: int = 2, dropout: float = 0.0, heads: int = 2) -> TransformerSeq2Seq:
-    torch.manual_seed(layers)
-    net = TransformerSeq2Seq(11, 13, hidden=8, layers=layers, heads=heads, dropout=dropout).double()
-    with torch.no_grad():
-        # Neither ones nor zeros where they would hide a factor or a term that is left out.
-        for parameter in net.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-        for embedding in (net.source_embedding, net.target_embedding):
-            embedding.weight[PAD] = 0
-    return net
-
 
 # An oracle: one sentence, one position and one head after another.
 
@@ -101,17 +85,6 @@ def test_logits_and_gradients_are_those_of_a_loop_over_positions(layers, heads):
 # Padding and masks.
 
 
-def test_padding_changes_no_logit_and_no_gradient():
-    net = make()
-    found = []
-    for more in (0, 3):
-        source = nn.functional.pad(SOURCE, (0, more), value=PAD)
-        previous = nn.functional.pad(PREVIOUS, (0, more), value=PAD)
-        logits = net(source, previous)[:, : PREVIOUS.shape[1]]
-        found.append((logits[MASK], torch.autograd.grad(logits[MASK].square().sum(), list(net.parameters()))))
-    torch.testing.assert_close(*found)
-
-
 def test_gradients_come_from_the_positions_that_count_only():
     net = make()
     # The last word of the first sentence is seen by its last position only, which does not count here.
@@ -122,47 +95,6 @@ def test_gradients_come_from_the_positions_that_count_only():
     assert set(learns) == set(PREVIOUS[mask].tolist())
     learns = net.source_embedding.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()
     assert set(learns) == set(SOURCE.flatten().tolist()) - {PAD}
-
-
-# Decoding.
-
-
-def test_step_by_step_gives_what_teacher_forcing_gives():
-    net = make(dropout=0.5)
-    expected = net.eval()(SOURCE, PREVIOUS)
-    # Reading and writing are without dropout in any mode.
-    net.train()
-    state = net.encode(SOURCE)
-    for place in range(PREVIOUS.shape[1]):
-        logits, state = net.step(state, PREVIOUS[:, place])
-        assert not logits.requires_grad
-        torch.testing.assert_close(logits, expected[:, place].detach())
-
-
-def test_hypotheses_may_be_put_in_order_repeated_and_left_out():
-    net = make().eval()
-    state = net.encode(SOURCE)
-    histories = torch.empty(3, 0, dtype=torch.int64)
-    sentences = torch.arange(3)
-    generator = torch.Generator().manual_seed(0)
-    for index in ([0, 0, 1, 1, 2, 2], [1, 0, 3, 3, 4, 5], [0, 1, 4, 5], [2, 3, 0, 1], [3, 0, 1], [2]):
-        words = torch.full((len(sentences),), START)
-        if histories.numel():
-            words = torch.randint(3, 13, words.shape, generator=generator)
-        histories = torch.cat([histories, words.unsqueeze(1)], dim=1)
-        logits, after = net.step(state, words)
-        torch.testing.assert_close(logits, net(SOURCE[sentences], histories)[:, -1].detach())
-        chosen = torch.tensor(index)
-        state, sentences, histories = after.select(chosen), sentences[chosen], histories[chosen]
-
-
-def test_an_older_state_stays_as_it_is():
-    net = make().eval()
-    _, state = net.step(net.encode(SOURCE), PREVIOUS[:, 0])
-    first, _ = net.step(state, torch.tensor([4, 5, 6]))
-    net.step(state, torch.tensor([7, 8, 9]))
-    again, _ = net.step(state, torch.tensor([4, 5, 6]))
-    assert torch.equal(first, again)
 
 
 # Positions, dropout, precision, errors.
