@@ -86,9 +86,7 @@ def same_logits_shape(student_logits: object, teacher_logits: object) -> None:
 def feature(name: str, value: object, *, shape: str = "(B, ...)", dimensions: int | None = None) -> Tensor:
     """Return `value`, or raise unless it is a floating-point tensor of two or more dimensions, none empty.
 
-    `dimensions` is how many there must be.
-
-    `shape` is how the message writes what was expected.
+    `dimensions` is how many there must be, where that is fixed; `shape` is how the message writes what was expected.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor {shape}")

@@ -51,13 +51,9 @@ def _we_find(judgement: Judgement) -> str:
     if judgement.mean is None or judgement.interval is None:
         return "–"
     low, high = judgement.interval
-    text = f"{number(judgement.mean)} ({number(low)} to {number(high)})"
-    text = f"{text} {judgement.claim.unit}".strip()
-    if judgement.claim.kind == "value":
-        return text
-    return {"order": "difference ", "similar": "difference ", "recovery": "share "}[
-        judgement.claim.kind
-    ] + text
+    text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {judgement.claim.unit}".strip()
+    of = {"value": "", "order": "difference ", "similar": "difference ", "recovery": "share "}
+    return of[judgement.claim.kind] + text
 
 
 def _label(claim: Claim, claims: Iterable[Claim]) -> str:

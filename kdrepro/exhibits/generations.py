@@ -168,8 +168,9 @@ def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
         )
 
 
-# The claims on each data: a first generation against the labels once more, the next ones, the last, and how it fits.
+# On pictures, the first generation against the labels once more.
 _PICTURES = "S1a"
+# The claims on each data: a first generation against the labels once more, the next ones, the last, and how it fits.
 _CLAIMS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("CIFAR-10 in a short schedule", _PICTURES, ("S2", "S2a"), ()),
     ("MNIST", "M1a", ("M2", "M3", "M4", "M5"), ("M6", "M6a")),
