@@ -4,10 +4,11 @@
     kdrepro run born_again --protocol paper --arms mnist_teacher,mnist_ban1,mnist_ban2
 
 Cost on digits: 520 runs, 8.1 core-hours in all on cpu: AMD EPYC, 1 threads, most of it MNIST. On pictures, protocol
-reduced, two of three seeds and a part of the third: 26 runs, 8.3 core-hours.
+reduced, three seeds: 33 runs, 10.0 core-hours.
 Evidence, test errors on MNIST at protocol paper, n = 20: mnist_teacher 145 ± 3.1, mnist_again 144 ± 2.7,
 mnist_ban1 144 ± 2.5, mnist_ban5 146 ± 2.3, mnist_ban_l 155 ± 4.1, mnist_smoothing 128 ± 2.7;
-commits 8f0b7d7, 055478e, 210804f.
+commits 8f0b7d7, 055478e, 210804f. On pictures, n = 3: teacher 1774 ± 37, again 1808 ± 27, ban1 1895 ± 18,
+ban3 2048 ± 32, ban_l 1721 ± 39; commit 7175205.
 
 The arms of WRN-28-2 and DenseNet-112-33, protocol paper, want a GPU; none is recorded.
 
