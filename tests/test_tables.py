@@ -92,7 +92,7 @@ def test_a_result_is_a_mean_with_half_the_interval(tmp_path):
         "hinton_kd", ledger, ["teacher", "student_alone", "soft_targets_T20"], {"test_errors": "errors"}
     )
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert list(frame["errors"]) == [f"67.3 ± {(high - low) / 2:.2f}", "146 (1 run)", "not run"]
+    assert list(frame["errors"]) == [f"67.3 ± {(high - low) / 2:.1f}", "146 (1 run)", "not run"]
     assert list(frame["Seeds"]) == [3, 1, 0]
     missing = tables.result_table("hinton_kd", ledger, ["teacher"], ["test_ece"])
     assert list(missing["test_ece"]) == ["not run"]
@@ -257,7 +257,7 @@ def test_students_that_share_a_teacher_are_averaged_in_tables_too(tmp_path):
     ]
     frame = tables.result_table("hinton_kd", write_ledger(tmp_path, rows), ["a"], ["test_errors"])
     low, high = stats.ttest_1samp([7.0, 4.0, 1.0], 0).confidence_interval(0.95)
-    assert frame["test_errors"][0] == f"4 ± {(high - low) / 2:.2f}"
+    assert frame["test_errors"][0] == f"4.0 ± {(high - low) / 2:.1f}"
 
 
 def test_the_ledgers_side_needs_no_torch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,14 +18,19 @@ NOT_RUN = "not run"
 
 
 def plus_minus(interval: Interval, n: int) -> str:
-    """A mean with the half-width of its interval.
+    """A mean with the half-width of its interval, to the decimal place of the latter's second digit.
 
     >>> plus_minus(Interval(67.24, 64.0, 70.48), 5), plus_minus(Interval(67.0, float("-inf"), float("inf")), 1)
-    ('67.2 ± 3.24', '67 (1 run)')
+    ('67.2 ± 3.2', '67 (1 run)')
+    >>> plus_minus(Interval(1773.7, 1736.4, 1811.0), 3), plus_minus(Interval(0.805, 0.8048, 0.8052), 3)
+    ('1774 ± 37', '0.80500 ± 0.00020')
     """
     if interval.half == float("inf"):
         return f"{number(interval.mean)} ({n} run{'s' if n > 1 else ''})"
-    return f"{number(interval.mean)} ± {number(interval.half)}"
+    if not (math.isfinite(interval.mean) and interval.half >= 1e-6):
+        return f"{number(interval.mean)} ± {number(interval.half)}"
+    places = max(0, 1 - math.floor(math.log10(interval.half)))
+    return f"{interval.mean:.{places}f} ± {interval.half:.{places}f}"
 
 
 def result_table(

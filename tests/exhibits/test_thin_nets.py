@@ -122,8 +122,8 @@ def test_the_table_counts_epochs_from_1(ledger):
     table = thin_nets.plateau_table(ledger).set_index("Arm")
     assert list(table.index) == list(thin_nets.ARMS)
     half = stats.t.ppf(0.975, 2) / 3**0.5
-    assert table.at["fitnet", "Hint stage"] == f"61 ± {half:.2f}"
-    assert table.at["fitnet", "Best weights at"] == f"32 ± {half:.2f}"
+    assert table.at["fitnet", "Hint stage"] == f"61.0 ± {half:.1f}"
+    assert table.at["fitnet", "Best weights at"] == f"32.0 ± {half:.1f}"
     assert table.at["fitnet", "Before half are right"] == "0"
     assert table.at["student_alone", "Before half are right"] == "13 to 15"
     assert table.at["student_alone", "Hint stage"] == "–"
