@@ -17,9 +17,9 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro.arms import Arm, Key, Recipe, Result
-from kdrepro.data import cifar, mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
+from kdrepro.data.protocols import cifar10, digits
 from kdrepro.engine import fit_cohort, outputs
 from kdrepro.losses.attention import attention_map
 from kdrepro.members import Member
@@ -80,12 +80,7 @@ def config(base: str, protocol: str) -> dict[str, Any]:
 
 def load(protocol: str) -> DataSet:
     """Return the pictures of a protocol: CIFAR-10, its JPEG copy, or the embedded digits in their place."""
-    if protocol == "paper":
-        return cifar.load("cifar10")
-    if protocol == "reduced":
-        return cifar.load("cifar10-jpeg")
-    digits = mnist.load("mnist5k")
-    return digits if protocol == "quick" else digits.few(256, 128)
+    return cifar10(protocol) if protocol in ("paper", "reduced") else digits(protocol, smoke=(256, 128))
 
 
 def build(settings: dict[str, Any]) -> nn.Module:

@@ -14,8 +14,7 @@ from typing import Any
 from torch import nn
 
 from kdrepro.arms import Arm, Key, Recipe, Result
-from kdrepro.data import cifar, mnist
-from kdrepro.data.examples import DataSet
+from kdrepro.data.protocols import cifar10, digits
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.methods.fitnets import JointFitNet
 from kdrepro.methods.supervised import Supervised
@@ -118,19 +117,6 @@ def config(base: str, protocol: str) -> dict[str, Any]:
     return settings
 
 
-def load(protocol: str) -> DataSet:
-    """Return the digits of a protocol: all of MNIST, the 5,000 embedded ones, or a few hundred of these."""
-    if protocol in ("paper", "reduced"):
-        return mnist.load("mnist")
-    digits = mnist.load("mnist5k")
-    return digits if protocol == "quick" else digits.few(400, 200)
-
-
-def load_pictures(protocol: str) -> DataSet:
-    """Return CIFAR-10 for the depth study, or at `reduced` its JPEG copy."""
-    return cifar.load("cifar10-jpeg" if protocol == "reduced" else "cifar10")
-
-
 def build(settings: dict[str, Any]) -> nn.Module:
     """Return the net that the settings describe."""
     return maxout.maxout_net(
@@ -189,7 +175,7 @@ def _depths() -> dict[str, Arm]:
             "3 maxout layers of 96, 192 and 192 channels and 500 units, with dropout",
             supervised,
             seeds=1,
-            load=load_pictures,
+            load=cifar10,
             protocols=("reduced", "paper"),
         )
     }
@@ -210,7 +196,7 @@ def _depths() -> dict[str, Arm]:
                 needs=_cifar_teacher if settings else lambda seed: (),
                 base="cifar_student",
                 overrides=settings | own,
-                load=load_pictures,
+                load=cifar10,
                 protocols=("reduced", "paper"),
             )
     return arms
@@ -235,4 +221,4 @@ ARMS = {
     **_depths(),
 }
 
-RECIPE = Recipe("fitnets", ARMS, config, load, build, {}, held_out=10_000)
+RECIPE = Recipe("fitnets", ARMS, config, digits, build, {}, held_out=10_000)

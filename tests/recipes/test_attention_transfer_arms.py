@@ -8,6 +8,7 @@ import pytest
 from attention_transfer_runs import ALONE, FOUND, TEACHERS, settings
 
 from kdrepro.claims import Side, paper
+from kdrepro.data import cifar
 from kdrepro.recipes import attention_transfer
 from kdrepro.recipes.attention_transfer import ARMS, RECIPE, SWEEP
 
@@ -91,7 +92,7 @@ def test_the_nets_are_the_papers(name, parameters):
 
 def test_the_data_of_each_protocol(monkeypatch):
     asked = []
-    monkeypatch.setattr(attention_transfer.cifar, "load", lambda name: asked.append(name))
+    monkeypatch.setattr(cifar, "load", lambda name: asked.append(name))
     attention_transfer.load("paper")
     attention_transfer.load("reduced")
     assert asked == ["cifar10", "cifar10-jpeg"]

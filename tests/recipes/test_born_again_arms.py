@@ -9,6 +9,7 @@ import torch
 from born_again_runs import ENSEMBLES, FEW, FIRST, FOUND, settings
 
 from kdrepro.claims import Side, paper
+from kdrepro.data import cifar
 from kdrepro.methods.born_again import BornAgain, ConfidenceWeighted, LabelSmoothing, PermutedDarkKnowledge
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.densenet import DenseNet
@@ -162,7 +163,7 @@ def test_the_arms_differ_in_their_objectives(name, kind, weights):
 
 def test_the_data_of_each_protocol(monkeypatch):
     asked = []
-    monkeypatch.setattr(born_again.cifar, "load", lambda name: asked.append(name))
+    monkeypatch.setattr(cifar, "load", lambda name: asked.append(name))
     for protocol in ("paper", "reduced"):
         ARMS["ban2"].load(protocol)
     assert asked == ["cifar10", "cifar10-jpeg"]

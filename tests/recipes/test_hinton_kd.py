@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdrepro import metrics, predict, recipes, tables
+from kdrepro import metrics, predict, recipes
 from kdrepro.arms import candidates
 from kdrepro.checkpoints import load_weights
 from kdrepro.ledger import Ledger, Row, recorded
-from kdrepro.recipes import hinton_kd
 from kdrepro.recipes.hinton_kd import RECIPE, TEMPERATURES, config
 from kdrepro.runs import Runner
 from kdrepro.teacher import FrozenTeacher
@@ -279,17 +278,3 @@ def test_weights_of_another_size_are_refused_by_name(tmp_path):
     its.weights("units30_alone", 0).rename(its.weights("teacher", 0))
     with pytest.raises(ValueError, match=r"teacher\.s0\.safetensors: its weights do not load into MLP"):
         load_weights(RECIPE.build(RECIPE.config("teacher", "smoke")), its.weights("teacher", 0))
-
-
-def test_the_header_says_what_the_recorded_rows_say():
-    header = " ".join(hinton_kd.__doc__.split())
-    arms = ["teacher", "student_alone", "soft_targets_T20"]
-    for _, row in tables.result_table("hinton_kd", recorded(), arms, ["test_errors"]).iterrows():
-        assert f"{row['Arm']} {row['test_errors']} (n = {row['Seeds']})" in header
-    total = tables.cost_table("hinton_kd", recorded()).set_index("Arm").loc["all"]
-    assert f"{total['Runs']} runs, {total['Hours']} core-hours in all on {total['Device']}" in header
-    assert {
-        row.commit
-        for row in recorded().rows(recipe="hinton_kd", protocol="paper")
-        if row.commit[:7] not in header
-    } == set()
