@@ -303,6 +303,7 @@ RECIPE = _recipe(
             {"learning_rate": 0.0015, "dropout": 0.1, "batch_size": 64},
             {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32},
             {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 11},
+            {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 32},
         ],
     },
 )
