@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import overload
@@ -164,6 +166,18 @@ def cache_teacher(
     return CachedTeacher(torch.cat([part.logits for part in parts]), features)
 
 
+def _outside_the_heap(shape: tuple[int, int], *, like: Tensor) -> Tensor:
+    """Return an empty tensor on the device of `like`, whose memory the system has back once nothing refers to it.
+
+    Gigabytes from the allocator of a program that keeps what it frees (`devices.keep_freed_memory`) would stay in its
+    heap, and as soon as something small lies among them the next cache needs as many more.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
+
+
 def _cache_translator(
     teacher: FrozenTeacher, batches: SentenceBatches, *, temperature: float
 ) -> CachedTranslator:
@@ -173,7 +187,8 @@ def _cache_translator(
         found = teacher(batch.inputs, temperature=temperature).logits
         if cached is None:
             total = int(batches.predictions.sum())
-            cached = CachedTranslator(found.new_empty(total, found.shape[-1]), batches.predictions)
+            room = _outside_the_heap((total, found.shape[-1]), like=found)
+            cached = CachedTranslator(room, batches.predictions)
         assert batch.mask is not None
         places = cached.places(_index(batch), width=found.shape[1])
         cached.logits[places[batch.mask]] = found[batch.mask]

@@ -19,8 +19,8 @@ from kdrepro.decode import Hypothesis, beam_search, greedy
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.teacher import run_module
 
-# Of the test set, to measure the speed of decoding on, and to show.
-_TIMED, _SHOWN = 200, 8
+# Of the test set, to measure the speed of decoding on, how often, and to show.
+_TIMED, _TURNS, _SHOWN = 200, 9, 8
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class TranslationTest:
             ways["teacher_greedy"] = partial(self.greedy, teacher, sources)
             ways[f"teacher_{beam}"] = partial(self.beam, teacher, sources)
         rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(3):
+        for _ in range(_TURNS):
             for name, way in ways.items():
                 started = time.perf_counter()
                 written = sum(len(each.tokens) for each in way())

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from kdrepro import devices
+from kdrepro import devices, text_metrics
 from kdrepro.arms import Result
 from kdrepro.caching import CachedTranslator, cache_teacher
 from kdrepro.data.parallel import EncodedText, write_lines
@@ -49,12 +49,14 @@ class TranslatorTraining:
             phonemes=phonemes,
         )
         self.settings["train_size"] = len(self.text.sources)
+        self.taught: dict[str, float] = {}
         if not phonemes:
             self.settings["bleu_signature"] = self.test.signature()
 
-    def references(self) -> tuple[list[list[int]], list[list[int]]]:
-        """Return the training pairs as they are."""
-        return self.text.sources, self.text.targets
+    def references(self, *, some: bool = False) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the training pairs as they are: all of them, or `some`, those that `closest` takes."""
+        places = self._some() if some else range(len(self.text.sources))
+        return [self.text.sources[place] for place in places], [self.text.targets[place] for place in places]
 
     def translations(self) -> tuple[list[list[int]], list[list[int]]]:
         """Return the training sources, each with what the teacher's beam makes of it (Seq-KD).
@@ -67,18 +69,34 @@ class TranslatorTraining:
         ]
         write_lines(file.with_suffix(".source.txt"), [source for source, _ in self.text.data.train])
         write_lines(file.with_suffix(".target.txt"), [self.text.written(tokens) for _, tokens in pairs])
+        self._compare(range(len(pairs)), [tokens for _, tokens in pairs])
         return [source for source, _ in pairs], [tokens for _, tokens in pairs]
 
     def closest(self) -> tuple[list[list[int]], list[list[int]]]:
         """Return training sources, each with the hypothesis of a wide beam nearest to its reference (Seq-Inter)."""
-        width, count = self.settings["interpolation_beam"], len(self.text.sources)
-        # Every second pair, say: the first half of a file need not be like the second.
-        places = range(0, count, max(1, round(count / self.settings["interpolation_sentences"])))
+        width, places = self.settings["interpolation_beam"], self._some()
         sources = [self.text.sources[place] for place in places]
         references = [self.text.data.train[place][1] for place in places]
         found, file = self._search(sources, width=width, n_best=width)
         chosen = self._chosen(found, references, file=file.with_suffix(".closest.json"))
-        return sources, [several[place].tokens for several, place in zip(found, chosen, strict=True)]
+        targets = [several[place].tokens for several, place in zip(found, chosen, strict=True)]
+        self._compare(places, targets)
+        return sources, targets
+
+    def _some(self) -> Sequence[int]:
+        """Return which pairs Seq-Inter takes."""
+        count = len(self.text.sources)
+        # Every second pair, say: the first half of a file need not be like the second.
+        return range(0, count, max(1, round(count / self.settings["interpolation_sentences"])))
+
+    def _compare(self, places: Sequence[int], targets: Sequence[list[int]]) -> None:
+        """Note how near a text to train on comes to the references: how much of it the same, and its BLEU."""
+        same = sum(tokens == self.text.targets[place] for place, tokens in zip(places, targets, strict=True))
+        self.taught = {"text_same": same / len(targets)}
+        if not self.test.phonemes:
+            written = [self.text.written(tokens) for tokens in targets]
+            references = [self.text.data.train[place][1] for place in places]
+            self.taught["text_bleu"] = text_metrics.bleu(written, references).score
 
     def _chosen(
         self, beams: Sequence[Sequence[Hypothesis]], references: Sequence[str], *, file: Path
@@ -169,7 +187,7 @@ class TranslatorTraining:
     def result(self, history: History) -> Result:
         pruned = "pruned" in self.settings
         return Result(
-            self.test.measure(self.net, self.teacher),
+            self.test.measure(self.net, self.teacher) | self.taught,
             self.net,
             history,
             parameters=remaining_weights(self.net) if pruned else None,

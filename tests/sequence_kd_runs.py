@@ -9,7 +9,7 @@ from kdrepro.recipes.sequence_kd import RECIPE
 from kdrepro.runs import Runner
 
 CMU = {name.removeprefix("cmu_") for name in RECIPE.arms if name.startswith("cmu_")}
-UNTAUGHT = {"teacher", "student_alone"}
+UNTAUGHT = {"teacher", "student_alone", "student_longer", "teacher_longer"}
 
 # What a run finds out, beside its settings.
 FOUND = {

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,6 +194,30 @@ def test_a_translators_logits_are_looked_up_by_the_pairs_positions(epoch):
         one, other = found.look_up(part).logits, asked(part.inputs).logits
         assert one.shape == other.shape
         torch.testing.assert_close(one[part.mask], other[part.mask])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux how much memory is in use")
+def test_the_memory_of_a_translators_logits_goes_back_where_freed_memory_is_kept():
+    program = """
+import resource, torch
+from pathlib import Path
+from kdrepro.caching import _outside_the_heap
+from kdrepro.devices import keep_freed_memory
+
+def pages():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+assert keep_freed_memory()
+before = pages()
+for make in (_outside_the_heap, lambda shape, like: like.new_empty(shape)):
+    room = make((1000, 50_000), like=torch.ones(1, dtype=torch.bfloat16)).fill_(1.5)
+    during, right = pages() - before, bool((room[::100] == 1.5).all())
+    del room
+    print(right, during > 80, pages() - before < 20)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # The second is the allocator's own, which keeps it: without that the first would prove nothing.
+    assert done.stdout.split() == ["True", "True", "True", "True", "True", "False"], done.stderr
 
 
 def test_a_student_of_a_cached_translator_learns_what_the_teacher_itself_would_teach():

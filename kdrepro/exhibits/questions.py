@@ -65,6 +65,8 @@ _CAPTIONS = {
     "Is Seq-KD better than the word level?": "9b",
     "Does Seq-Inter improve the teacher?": "8",
     "Does Seq-Inter improve the undistilled student?": "8a",
+    "The teacher more than as many more steps on references do?": "8b",
+    "And the undistilled student?": "8c",
     "Is the word level with Seq-Inter better than each of the two?": "10",
     "Is Seq-KD with Seq-Inter better than each of the two?": "10a",
     "Is Seq-KD with the word level better than each of the two?": "10b",

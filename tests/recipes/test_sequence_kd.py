@@ -81,6 +81,8 @@ def test_every_arm_leaves_a_row_with_its_metrics_and_settings(rows):
 def test_where_a_net_starts_and_what_it_is_trained_on(rows):
     starts = {
         "teacher_inter": "teacher",
+        "teacher_longer": "teacher",
+        "student_longer": "student_alone",
         "inter": "student_alone",
         "word_inter": "word_kd",
         "seq_inter": "seq_kd",
@@ -91,6 +93,7 @@ def test_where_a_net_starts_and_what_it_is_trained_on(rows):
         assert row.config.get("starts_from") == start, name
         assert ("translations_5" in row.config) == (name in {"seq_kd", "seq_word"} | PRUNED), name
         assert ("translations_10" in row.config) == (name in FINE | PRUNED), name
+        assert ("text_same" in row.metrics) == (name in {"seq_kd", "seq_word"} | FINE | PRUNED), name
     # One corpus for all that learn from one teacher.
     for key in ("translations_5", "translations_10"):
         assert len({row.config[key] for row in rows.values() if key in row.config}) == 1
@@ -129,6 +132,48 @@ def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypa
         assert chosen == beam[place]["tokens"]
         changed += place > 0
     assert changed > 0
+
+
+def test_how_near_the_texts_come_to_the_references_is_told(done, rows, text):
+    """Of the nets above nothing is right; of a text that is partly the references it is that part, and a BLEU."""
+    for name, width in (("seq_kd", 5), ("seq_inter", 10)):
+        file = done.work / "translations" / f"sequence_kd.smoke.cmu_teacher.s0.beam{width}.closest.json"
+        chosen = json.loads(file.read_text())["chosen"] if name == "seq_inter" else [0] * len(text.targets)
+        beams = translations(done, width)
+        said = [several[place]["tokens"] for several, place in zip(beams, chosen, strict=True)]
+        same = sum(one == other for one, other in zip(said, text.targets, strict=True))
+        assert rows[name].metrics["text_same"] == same / len(text.targets)
+    run = Run(done, "cmu_seq_kd", RECIPE.arm("cmu_seq_kd"), 0)
+    training = TranslatorTraining(run, at_least=1, phonemes=False)
+    places = [3, 5, 8, 9]
+    targets = [text.targets[place] for place in places]
+    training._compare(places, targets)
+    assert training.taught == {"text_same": 1.0, "text_bleu": pytest.approx(100.0)}
+    training._compare(places, [*targets[:3], text.targets[0]])
+    assert training.taught["text_same"] == 0.75
+    assert 0 < training.taught["text_bleu"] < 100
+
+
+def test_longer_training_is_on_the_references_of_the_pairs_that_interpolation_takes(done, text, monkeypatch):
+    monkeypatch.setitem(sequence_kd._SPELLING, "interpolation_sentences", 100)
+    trained_on: list[tuple[list[list[int]], list[list[int]]]] = []
+    steps: list[dict[str, object]] = []
+    real = TranslatorTraining.fit
+
+    def noted(self, pairs, *rest, **options):
+        trained_on.append(pairs)
+        steps.append(options)
+        return real(self, pairs, *rest, **options)
+
+    monkeypatch.setattr(TranslatorTraining, "fit", noted)
+    its = runner(done.work / "longer")
+    names = ["teacher", "student_alone", "inter", "student_longer"]
+    its.run([(f"cmu_{name}", 0) for name in names])
+    *_, nearest, longer = trained_on
+    assert longer == (text.sources[::2], text.targets[::2])
+    assert nearest[0] == longer[0]
+    assert nearest[1] != longer[1]
+    assert steps[-1] == steps[-2]
 
 
 def test_what_is_nearest_is_found_once_for_all_that_learn_from_a_teacher(done, monkeypatch):
