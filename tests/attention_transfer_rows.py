@@ -13,6 +13,7 @@ LEVELS = {
     "teacher_wrn40_1": 1190,
     "student_alone": 1500,
     "at": 1420,
+    "at_10": 1490,
     "at_norm_0.1": 1495,
     "at_norm_by_group": 1425,
     "at_norm_1000": 1800,

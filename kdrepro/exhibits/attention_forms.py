@@ -305,11 +305,21 @@ _SENTENCES = {
         "contradicted": "The code's 1,000 put into the paper's formula leaves fewer errors than in its own form.",
         "inconclusive": "Whether the code's 1,000 does harm in the paper's formula, the runs do not decide.",
     },
+    "N6": {
+        "reproduced": "It is the strength that counts: in its own form 10 leaves more errors than 1,000.",
+        "contradicted": "In the code's form 10 leaves fewer errors than 1,000.",
+        "inconclusive": "Whether 1,000 does better than 10 in the code's form itself, the runs do not decide.",
+    },
+    "N7": {
+        "reproduced": "With 10 it is within 5 % of the formula with that mean, which pulls as little.",
+        "contradicted": "With 10 it leaves {fewer} errors than the formula with that mean, by more than 5 %.",
+        "inconclusive": "How close 10 in the code's form comes to the formula with that mean, the runs do not decide.",
+    },
 }
 
 
 def answer(ledger: Ledger) -> str:
-    """Which reading of the paper's β the recorded runs agree with, as Markdown made from the verdicts N1 to N5."""
+    """Which reading of the paper's β the recorded runs agree with, as Markdown made from the verdicts N1 to N7."""
     found = {each.claim.id: each for each in judge_paper(PAPER, ledger) if each.claim.id in _SENTENCES}
     known = {name: each for name, each in found.items() if each.verdict != "not run"}
     if not known:
@@ -330,11 +340,14 @@ def _headline(found: Mapping[str, Judgement]) -> str:
             "In this schedule β = 0.1, as a mean over the batch, does better than the code's form with 1,000."
         )
     if mean != "reproduced":
-        return "The runs do not say yet to which form the paper's β belongs."
+        return "The runs do not say yet which reading of the paper's β does what the code's form does."
     if total == "reproduced" and better == "reproduced":
-        return "The paper's β fits a sum over the batch, and not a mean; 1,000 is the code's form's."
-    start = "The paper's β does not fit a mean over the batch"
+        return (
+            "With the paper's β a sum over the batch does about as well as the code's form with 1,000, and a mean "
+            "over it does not."
+        )
+    start = "With the paper's β a mean over the batch does not do as well as the code's form with 1,000"
     if total == "contradicted":
         fewer = "fewer" if (found["N4"].mean or 0) < 0 else "more"
-        return f"{start}; summed it leaves {fewer} errors than the code's form."
-    return f"{start}; whether it fits a sum is open."
+        return f"{start}; a sum leaves {fewer} errors than that form."
+    return f"{start}; whether a sum does is open."

@@ -259,10 +259,10 @@ def _student(
     )
 
 
-def _weighted(summary: str, weight: float, *, form: str) -> Arm:
-    # More weights than the claims name, where they cost next to nothing.
-    overrides = _AT | {"form": form, "attention_weight": weight}
-    return _student(summary, overrides, protocols=("smoke", "quick"))
+def _weighted(
+    summary: str, weight: float, *, form: str = "code", protocols: Sequence[str] = PROTOCOLS
+) -> Arm:
+    return _student(summary, _AT | {"form": form, "attention_weight": weight}, protocols=protocols)
 
 
 ARMS = {
@@ -280,9 +280,10 @@ ARMS = {
         "the paper's form, its β for each group, summed over the batch",
         _AT | {"form": "paper", "attention_weight": 500.0, "by_group": True},
     ),
-    "at_10": _weighted("the code's form, weight 10", 10.0, form="code"),
-    "at_100": _weighted("the code's form, weight 100", 100.0, form="code"),
-    "at_norm_1": _weighted("the paper's form, β = 1", 0.5, form="paper"),
+    "at_10": _weighted("the code's form, weight 10", 10.0),
+    # More weights than the claims name, where they cost next to nothing.
+    "at_100": _weighted("the code's form, weight 100", 100.0, protocols=("smoke", "quick")),
+    "at_norm_1": _weighted("the paper's form, β = 1", 0.5, form="paper", protocols=("smoke", "quick")),
     "f_at": _student("full activations of WRN-16-2", _FULL),
     "kd": _student("soft targets of WRN-16-2", _KD),
     "at_kd": _student("attention and soft targets of WRN-16-2", _AT | _KD),

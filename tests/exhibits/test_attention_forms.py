@@ -105,9 +105,9 @@ def test_both_forms_stand_on_one_axis_at_the_weight_that_pulls_alike(ledger):
     axes = strength_curve(ledger).axes[0]
     rates = {
         arm: np.mean([each.metrics["test_error_rate"] for each in ledger.rows(arm=arm)])
-        for arm in ("at", "at_norm_0.1", "at_norm_by_group", "at_norm_1000", "student_alone", "kd")
+        for arm in ("at", "at_10", "at_norm_0.1", "at_norm_by_group", "at_norm_1000", "student_alone", "kd")
     }
-    expected = [(1000.0, rates["at"]), (4.0, rates["at_norm_0.1"])]
+    expected = [(10.0, rates["at_10"]), (1000.0, rates["at"]), (4.0, rates["at_norm_0.1"])]
     expected += [(625.0, rates["at_norm_by_group"]), (40_000.0, rates["at_norm_1000"])]
     assert points(axes, "D") == [pytest.approx(each) for each in expected]
     lines = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
@@ -119,9 +119,9 @@ def test_both_forms_stand_on_one_axis_at_the_weight_that_pulls_alike(ledger):
 
 
 def test_other_maps_teachers_and_terms_are_left_out(ledger):
-    # at_sum1, at_kd, at_from40 and so on have the weight 1,000 too. Three seeds of each of the four that remain.
+    # at_sum1, at_kd, at_from40 and so on have the weight 1,000 too. Three seeds of each of the five that remain.
     places = [x for x, _ in points(strength_curve(ledger).axes[0], "o")]
-    assert sorted(places) == pytest.approx([4] * 3 + [625] * 3 + [1000] * 3 + [40_000] * 3)
+    assert sorted(places) == pytest.approx([4] * 3 + [10] * 3 + [625] * 3 + [1000] * 3 + [40_000] * 3)
 
 
 def test_every_weight_that_has_rows_is_drawn(tmp_path):

@@ -21,10 +21,13 @@ def ledger(tmp_path_factory):
 def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
     text = answer(ledger)
     assert text.startswith(
-        "**The paper's β fits a sum over the batch, and not a mean; 1,000 is the code's form's.**"
+        "**With the paper's β a sum over the batch does about as well as the code's form with 1,000, and a mean "
+        "over it does not.**"
     )
     assert "as if the term were not there" in text
     assert "The code's 1,000 put into the paper's formula leaves more errors than in its own form." in text
+    assert "It is the strength that counts: in its own form 10 leaves more errors than 1,000." in text
+    assert "With 10 it is within 5 % of the formula with that mean, which pulls as little." in text
 
 
 @pytest.mark.parametrize(
@@ -33,17 +36,24 @@ def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
         ({"at": 1495, "at_norm_0.1": 1420}, "as a mean over the batch, does better than the code's form"),
         (
             {"at_norm_by_group": 1200},
-            "**The paper's β does not fit a mean over the batch; summed it leaves fewer",
+            "as well as the code's form with 1,000; a sum leaves fewer errors than that form.**",
         ),
-        ({"at_norm_by_group": 1700}, "summed it leaves more errors than the code's form.**"),
-        ({"at_norm_by_group": 0}, "whether it fits a sum is open.** As a mean"),
+        ({"at_norm_by_group": 1700}, "a sum leaves more errors than that form.**"),
+        ({"at_norm_by_group": 0}, "whether a sum does is open.** As a mean"),
         ({"at_norm_by_group": 0}, "Not enough runs yet for N3, N4."),
-        ({"at": 0}, "**The runs do not say yet to which form the paper's β belongs.** As a mean over"),
+        (
+            {"at": 0},
+            "which reading of the paper's β does what the code's form does.** As a mean over",
+        ),
         (
             {"at_norm_0.1": 1200},
             "As a mean over the batch, 0.1 in the paper's formula leaves fewer errors than",
         ),
         ({"at_norm_0.1": 1800}, "in the paper's formula leaves more errors than the labels alone, by more"),
+        (
+            {"at_10": 1300},
+            "In the code's form 10 leaves fewer errors than 1,000. With 10 it leaves fewer errors than",
+        ),
         ({"at_norm_1000": 1300}, "The code's 1,000 put into the paper's formula leaves fewer errors"),
         (
             {"at_norm_by_group": 1600},
@@ -52,7 +62,7 @@ def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
         # As near to the code's form as N4 asks, but no better than the mean.
         (
             {"at": 1380, "at_norm_by_group": 1425, "at_norm_0.1": 1410, "student_alone": 1420},
-            "**The paper's β does not fit a mean over the batch; whether it fits a sum is open.** As a mean",
+            "as well as the code's form with 1,000; whether a sum does is open.** As a mean",
         ),
     ],
 )
