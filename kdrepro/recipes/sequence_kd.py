@@ -48,7 +48,7 @@ _STUDENT = _SHARED | {
     "dropout": 0.2,
     "learning_rate": 0.003,
     "batch_size": 32,
-    "epochs": 16,
+    "epochs": 32,
 }
 # Going on from trained weights: on the hypotheses nearest to the references, and after pruning.
 _FINE = {"fine_rate": 0.1, "fine_epochs": 3, "retrain_rate": 0.2, "retrain_epochs": 5}
@@ -313,11 +313,11 @@ RECIPE = _recipe(
     candidates={
         "ende_teacher": [{"learning_rate": 0.001}],
         "ende_student_alone": [
-            {"learning_rate": 0.003, "dropout": 0.1, "batch_size": 64},
-            {"learning_rate": 0.006, "dropout": 0.1, "batch_size": 64},
-            {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 64},
-            {"learning_rate": 0.0015, "dropout": 0.1, "batch_size": 64},
-            {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32},
+            {"learning_rate": 0.003, "dropout": 0.1, "batch_size": 64, "epochs": 16},
+            {"learning_rate": 0.006, "dropout": 0.1, "batch_size": 64, "epochs": 16},
+            {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 64, "epochs": 16},
+            {"learning_rate": 0.0015, "dropout": 0.1, "batch_size": 64, "epochs": 16},
+            {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 16},
             {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 11},
             {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 32},
         ],

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from sequence_kd_runs import CMU, UNTAUGHT
 
+from kdrepro.arms import candidates
 from kdrepro.claims import Side, paper
+from kdrepro.ledger import recorded
+from kdrepro.recipes import sequence_kd
 from kdrepro.recipes.sequence_kd import RECIPE, config
 
 
@@ -43,3 +46,14 @@ def test_the_nets_are_those_of_the_papers_smaller_pair():
         assert (net.hidden, net.layers) == (hidden, 2)
     assert config("cmu student", "paper")["fine_rate"] == 0.1
     assert RECIPE.arm("ende_word_kd").overrides == {"soft_weight": 0.5}
+
+
+def test_candidates_are_the_settings_that_were_tried():
+    tried = candidates(RECIPE)
+    rows = recorded().rows(recipe="sequence_kd", split="select")
+    assert len(rows) == sum(len(settings) for settings in RECIPE.candidates.values())
+    for row in rows:
+        arm = tried.arm(row.arm)
+        base = sequence_kd._TEACHER if arm.base.endswith("teacher") else sequence_kd._STUDENT
+        today = base | arm.overrides
+        assert {key: row.config[key] for key in today} == today, row.run
