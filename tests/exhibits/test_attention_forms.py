@@ -13,9 +13,9 @@ from recorded_rows import write_ledger
 from kdrepro import attention_transfer_loss, tables
 from kdrepro.claims import paper
 from kdrepro.exhibits import attention_forms
+from kdrepro.exhibits.attention_answer import answer
 from kdrepro.exhibits.attention_forms import (
     GAINS,
-    answer,
     code_weight,
     gains,
     pull,

@@ -1,4 +1,4 @@
-"""Tests of the answer in words: which form of the attention term the paper's weight belongs to."""
+"""Tests of the answer in words: what the runs say about the paper's weight of the attention term."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from attention_transfer_rows import rows
 from recorded_rows import write_ledger
 
 from kdrepro.claims import paper
-from kdrepro.exhibits import attention_forms
-from kdrepro.exhibits.attention_forms import (
-    answer,
-)
+from kdrepro.exhibits.attention_answer import _SENTENCES, answer
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +23,8 @@ def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
     )
     assert "as if the term were not there" in text
     assert "The code's 1,000 put into the paper's formula leaves more errors than in its own form." in text
-    assert "It is the strength that counts: in its own form 10 leaves more errors than 1,000." in text
-    assert "With 10 it is within 5 % of the formula with that mean, which pulls as little." in text
+    assert "Strength counts: in the code's own form 10 leaves more errors than 1,000." in text
+    assert "With 10 it is within 5 % of the formula with that mean, which pulls about as little." in text
 
 
 @pytest.mark.parametrize(
@@ -78,6 +75,6 @@ def test_an_answer_that_is_not_settled_says_so(tmp_path):
 
 def test_there_is_a_sentence_for_every_verdict_on_every_claim_of_ours_about_the_forms():
     ids = {each.id for each in paper("zagoruyko2017").claims if each.id.startswith("N")}
-    assert set(attention_forms._SENTENCES) == ids
-    for sentences in attention_forms._SENTENCES.values():
+    assert set(_SENTENCES) == ids
+    for sentences in _SENTENCES.values():
         assert set(sentences) == {"reproduced", "contradicted", "inconclusive"}
