@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdrepro.arms import Result
 from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data.batches import Batches
 from kdrepro.engine import outputs
+from kdrepro.losses.features import hint_loss
 from kdrepro.methods.fitnets import FitNetKD, HintStage, regressor
 from kdrepro.models import maxout
 from kdrepro.resume import History
@@ -47,21 +49,30 @@ class FitNetTraining:
         if run.arm.needs(run.seed):
             (net,) = run.teachers()
             self.teacher = FrozenTeacher(_tapped(net, settings, hint="hint_layer"))
-            self.cached = self._cached(self.teacher, tap=settings.get("hint_layer", "logits"))
+            self.cached = self.said("train")
 
-    def _cached(self, teacher: FrozenTeacher, *, tap: str) -> CachedTeacher:
-        """Ask the teacher about all examples, or read what it said to an earlier run on CIFAR."""
-        runner = self.run.runner
+    def said(self, part: str) -> CachedTeacher:
+        """Ask the teacher about the examples to `train` on, to stop by (`valid`), or to `test` with.
+
+        A teacher on CIFAR takes long, and what it says is kept for the runs that have it too.
+        """
+        runner, run = self.run.runner, self.run
+        teacher = self.teacher
+        assert teacher is not None
+        examples = {"train": self.train.train, "valid": self.train.test, "test": run.data.test}[part]
 
         def ask() -> CachedTeacher:
-            return cache_teacher(teacher, self.batches, device=runner.device, precision=runner.precision)
+            batches = Batches(
+                examples.inputs, examples.targets, batch_size=self.settings["batch_size"], seed=0
+            )
+            return cache_teacher(teacher, batches, device=runner.device, precision=run.precision)
 
         if "hidden" not in self.settings:
             return ask()
-        ((name, seed),) = self.run.arm.needs(self.run.seed)
+        ((name, seed),) = run.arm.needs(run.seed)
         # A teacher that was trained again, or is asked in another precision, says something else.
-        weights = runner.weights_digest(name, seed)
-        said = f"{runner.run_id(name, seed)}.{tap}.{weights}.{runner.precision}.safetensors"
+        weights, tap = runner.weights_digest(name, seed), self.settings.get("hint_layer", "logits")
+        said = f"{runner.run_id(name, seed)}.{tap}.{part}.{weights}.{run.precision}.safetensors"
         file = runner.work / "teacher_outputs" / said
         if file.exists():
             return CachedTeacher.load(file)
@@ -81,15 +92,13 @@ class FitNetTraining:
         )
 
     def outputs(self, model: nn.Module | FrozenTeacher, inputs: Tensor) -> Outputs:
-        runner = self.run.runner
-        return outputs(model, inputs, device=runner.device, precision=runner.precision)
+        return outputs(model, inputs, device=self.run.runner.device, precision=self.run.precision)
 
     def hints(self) -> HintStage:
         """Return the first stage's objective, with a regressor sized from the maps."""
-        assert self.teacher is not None
         few = self.train.train.inputs[:2]
         guided = self.outputs(self.student, few).features["guided"]
-        self.hint = self.outputs(self.teacher, self.train.test.inputs).features["hint"]
+        self.hint = self.said("valid").features["hint"].float().cpu()
         with torch.random.fork_rng():
             torch.manual_seed(self.run.seed + 1)
             fitted = regressor(
@@ -98,14 +107,35 @@ class FitNetTraining:
             maxout.uniform_(fitted, limit=self.settings["regressor_init"])
         return HintStage(fitted, student_tap="guided", teacher_tap="hint")
 
-    def valid_loss(self, hints: HintStage) -> float:
-        """Return how far the guided layer is from the hint on the examples held out."""
-        found = self.outputs(self.student, self.train.test.inputs)
+    def guided_layers(self) -> nn.Module:
+        """Return the net up to its guided layer: the first stage has no use for what lies above."""
+        layers = dict(self.net.named_children())
+        lower = list(layers)[: list(layers).index(self.settings["guided_layer"]) + 1]
+        below = nn.Sequential(OrderedDict((name, layers[name]) for name in lower))
+        below.add_module("flat", nn.Flatten())
+        return _tapped(below, self.settings, guided="guided_layer")
+
+    def valid_loss(self, hints: HintStage, student: nn.Module) -> float:
+        """Return how far a student's guided layer is from the hint on the examples held out."""
+        found = self.outputs(student, self.train.test.inputs)
         # Features come back on the CPU, the regressor is where it trains.
         where = next(hints.parameters()).device
-        student = Outputs(found.logits, {"guided": found.features["guided"].to(where)})
+        seen = Outputs(found.logits, {"guided": found.features["guided"].to(where)})
         teacher = Outputs(found.logits, {"hint": self.hint.to(where)})
-        return float(hints(student, teacher, Batch(found.logits, self.train.test.targets))["hint"])
+        return float(hints(seen, teacher, Batch(found.logits, self.train.test.targets))["hint"])
+
+    def hint_distances(self, history: History) -> dict[str, float]:
+        """Return how far the first stage's best weights are from the hint on the examples held out.
+
+        Beside it the distance of the hint's mean by channel: what a regressor reaches that sees no picture.
+        """
+        assert self.cached is not None
+        assert history.best_epoch is not None
+        mean = self.cached.features["hint"].float().mean(dim=(0, 2, 3), keepdim=True).cpu()
+        return {
+            "hint_distance": history.curves["validation"][history.best_epoch],
+            "hint_distance_blind": float(hint_loss(mean.expand_as(self.hint), self.hint).mean()),
+        }
 
     def valid_error_rate(self) -> float:
         """Return the share of errors on the examples held out."""
@@ -117,10 +147,14 @@ class FitNetTraining:
         objective: nn.Module,
         *,
         validate: Callable[[], float],
+        student: nn.Module | None = None,
         also: nn.Module | None = None,
         part: str = "",
     ) -> History:
-        """Train the net, and the parameters of the objective; what constrains weights also constrains `also`."""
+        """Train the net, or `student`, which is a part of it, and the parameters of the objective.
+
+        What constrains weights also constrains `also`.
+        """
         settings = self.settings
         layers = list(self.net.children())
 
@@ -131,7 +165,7 @@ class FitNetTraining:
                 maxout.kernel_norm_(also, limit=settings["regressor_norm"])
 
         return self.run.fit(
-            self.student,
+            self.student if student is None else student,
             objective,
             self.batches,
             teacher=self.cached,
@@ -149,7 +183,8 @@ class FitNetTraining:
     ) -> Result:
         """Train the whole net, stopping by the errors on the examples held out, and measure it."""
         history = self.fit(objective, validate=self.valid_error_rate, also=also)
-        found = self.run.measure(self.net, self.train.train, teacher=self.teacher)
+        taught = self.said("test").logits.float().cpu() if self.teacher is not None else None
+        found = self.run.measure(self.net, self.train.train, teacher=taught)
         assert history.best_epoch is not None
         found["valid_error_rate"] = history.curves["validation"][history.best_epoch]
         if before is not None:

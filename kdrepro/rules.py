@@ -61,13 +61,36 @@ def _ordered(pairs: Sequence[Pair], *, scale: float = 1.0) -> _Outcome:
     return _Outcome("inconclusive", interval, len(pairs), _needed(values, len(pairs), interval.mean))
 
 
+def _failed(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> str:
+    """What of the premise the runs do not show, in words; nothing if they show all of it."""
+    outcomes = [_ordered(pairs) for pairs in presumed]
+    return "; ".join(
+        f"it supposes that {named(each.lower, claim.metric)} is below {named(each.higher, claim.metric)}, and the "
+        f"difference is {number(outcome.interval.mean)}, {bounds(outcome.interval)}, {outcome.n} pairs"
+        for each, outcome in zip(claim.premise, outcomes, strict=True)
+        if outcome.verdict != "reproduced"
+    )
+
+
 def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
-    """Reproduced if every interval of `lower` minus `higher` is below zero, contradicted if one is above."""
-    compared = [compare(rows, each, one_run=claim.one_run) for each in claim.comparisons]
-    n = min(len(pairs) for pairs in compared)
-    runs = _runs(pair for pairs in compared for pair in pairs)
+    """Reproduced if every interval of `lower` minus `higher` is below zero, contradicted if one is above.
+
+    Where an interval of the premise is not below zero, inconclusive.
+    """
+    compared, presumed = (
+        [compare(rows, each, one_run=claim.one_run) for each in comparisons]
+        for comparisons in (claim.comparisons, claim.premise)
+    )
+    n = min(len(pairs) for pairs in (*compared, *presumed))
+    runs = _runs(pair for pairs in (*compared, *presumed) for pair in pairs)
     if n < claim.seeds:
         return not_run(claim, n=n, runs=runs)
+    failed = _failed(claim, presumed)
+    if failed:
+        detail = f"Cannot be judged: {failed}."
+        return Judgement(
+            claim=claim, verdict="inconclusive", detail=detail, n=n, protocol=claim.protocol, runs=runs
+        )
     outcomes = [_ordered(pairs, scale=claim.scale) for pairs in compared]
     verdict, needed = _worst(outcomes)
     unit = f" {claim.unit}" if claim.unit else ""

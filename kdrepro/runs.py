@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdrepro import checks, devices, metrics
 from kdrepro.arms import Arm, Key, Recipe, Result
@@ -42,10 +42,12 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The settings of this run, as its row records them; `train` adds what it finds out, such as `train_size`."""
-        settings = (
-            self.runner.recipe.config(self.arm.base or self.name, self.runner.protocol) | self.arm.overrides
-        )
-        return settings | {"precision": self.runner.precision}
+        return self.runner.settings(self.name)
+
+    @property
+    def precision(self) -> str:
+        """`fp32` or `bf16`: what this run trains in."""
+        return str(self.config["precision"])
 
     @property
     def id(self) -> str:
@@ -79,17 +81,19 @@ class Run:
         model: nn.Module | FrozenTeacher,
         train: Any,
         *,
-        teacher: nn.Module | FrozenTeacher | None = None,
+        teacher: nn.Module | FrozenTeacher | Tensor | None = None,
     ) -> dict[str, float]:
-        """Measure a classifier on the test set, its accuracy on the `train` examples, its agreement with `teacher`."""
+        """Measure a classifier on the test set, its accuracy on the `train` examples, its agreement with `teacher`.
+
+        Instead of the teacher its logits on the test set will do.
+        """
         device, test = self.runner.device, self.data.test
         logits = predict(model, test.inputs, device=device)
         found = metrics.classification("test", logits, test.targets)
         found["train_accuracy"] = metrics.accuracy(predict(model, train.inputs, device=device), train.targets)
         if teacher is not None:
-            found["teacher_agreement"] = metrics.agreement(
-                logits, predict(teacher, test.inputs, device=device)
-            )
+            asked = teacher if isinstance(teacher, Tensor) else predict(teacher, test.inputs, device=device)
+            found["teacher_agreement"] = metrics.agreement(logits, asked)
         return found
 
     def fit(
@@ -105,7 +109,7 @@ class Run:
             batches,
             checkpoint=self.runner.checkpoint(self.id, part),
             device=self.runner.device,
-            precision=self.runner.precision,
+            precision=self.precision,
             progress=" ".join([self.name, f"seed {self.seed}", *([part] if part else [])])
             if self.runner.progress
             else None,
@@ -118,6 +122,7 @@ class Runner:
 
     `split="select"` trains without the last `recipe.held_out` training examples and measures on them.
     `work` (default: `user_folder()`) holds weights and checkpoints. Names are checked before anything is loaded.
+    `precision="auto"` is what an arm's settings say, and where they say nothing bf16 on a processor that has it.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class Runner:
         self.split = checks.choice("split", split, SPLITS)
         self.device, self.ledger, self.progress = device, ledger, progress
         self.where = devices.accelerator(device).device
-        self.precision = devices.precision_for(precision, self.where)
+        self._precision = checks.choice("precision", precision, devices.PRECISIONS)
         self.work = work or user_folder()
         devices.keep_freed_memory()
         self.commit, self.dirty = source_state()
@@ -150,6 +155,13 @@ class Runner:
             data = load(self.protocol)
             self._data[load] = data.held_out(self.recipe.held_out) if self.split == "select" else data
         return self._data[load]
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the settings of an arm at this protocol, with the precision that it trains in on this device."""
+        arm = self.recipe.arm(name)
+        found = self.recipe.config(arm.base or name, self.protocol) | arm.overrides
+        asked = found.get("precision", "auto") if self._precision == "auto" else self._precision
+        return found | {"precision": devices.precision_for(asked, self.where)}
 
     def checkpoint(self, run: str, part: str = "") -> Path:
         """Return the file that holds the training state of a run, or of one part of it."""

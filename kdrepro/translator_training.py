@@ -45,7 +45,7 @@ class TranslatorTraining:
             width=self.settings["beam"],
             max_length=self.settings["max_length"],
             device=run.runner.where,
-            precision=run.runner.precision,
+            precision=run.precision,
             phonemes=phonemes,
         )
         self.settings["train_size"] = len(self.text.sources)
@@ -132,7 +132,7 @@ class TranslatorTraining:
                 print(f"{label}: {done:,} of {of:,} sentences", flush=True)
 
         file = runner.work / "translations" / f"{runner.run_id(name, seed)}.beam{width}.jsonl"
-        with devices.autocast(runner.precision, runner.where):
+        with devices.autocast(self.run.precision, runner.where):
             found = teacher_translations(
                 self.teacher,
                 sources,
@@ -176,13 +176,14 @@ class TranslatorTraining:
     def _taught(self, batches: SentenceBatches) -> nn.Module | CachedTranslator:
         """Ask the teacher once about the whole text if its answers fit into memory, else at every step."""
         assert self.teacher is not None
-        runner = self.run.runner
-        bits = 16 if runner.precision == "bf16" else 32
+        bits = 16 if self.run.precision == "bf16" else 32
         size = int(batches.predictions.sum()) * len(self.text.target) * bits // 8
         self.settings["teacher_cached"] = size <= _MOST_CACHED
         if size > _MOST_CACHED:
             return self.teacher
-        return cache_teacher(self.teacher, batches, device=runner.device, precision=runner.precision)
+        return cache_teacher(
+            self.teacher, batches, device=self.run.runner.device, precision=self.run.precision
+        )
 
     def result(self, history: History) -> Result:
         pruned = "pruned" in self.settings

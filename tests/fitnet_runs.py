@@ -11,10 +11,10 @@ from kdrepro.ledger import Ledger
 from kdrepro.recipes.fitnets import RECIPE, config
 from kdrepro.runs import Run, Runner
 
-DIGITS = ("teacher", "student_alone", "kd", "fitnet", "fitnet_joint", "joint_hint_label", "fitnet_code")
+DIGITS = ("teacher", "student_alone", "kd", "fitnet", "fitnet_joint", "fitnet_code")
 SOFT = {"kd", "fitnet", "fitnet_joint", "fitnet_code"}
 TWO_STAGES = {"fitnet", "fitnet_code"}
-ONE_STAGE = {"fitnet_joint", "joint_hint_label"}
+ONE_STAGE = {"fitnet_joint"}
 
 # What a run finds out, beside its settings.
 FOUND = {"train_size", "best_epoch", "hint_epochs_run", "epochs_run", "precision"}
@@ -26,8 +26,11 @@ def runner(folder: Path, recipe=RECIPE, **changes) -> Runner:
 
 
 def settings(name: str, protocol: str = "paper") -> dict[str, object]:
+    """What an arm asks for, but for the precision, of which a run finds out what there is."""
     arm = RECIPE.arm(name)
-    return config(arm.base or name, protocol) | arm.overrides
+    its = config(arm.base or name, protocol) | arm.overrides
+    its.pop("precision", None)
+    return its
 
 
 class Stopped(Exception):

@@ -107,6 +107,24 @@ def test_several_comparisons_must_all_hold():
     assert judge(both, a + make_rows("b", far)).detail == "0 of 3 seeds at protocol paper."
 
 
+def test_an_order_is_judged_only_where_its_premise_is_shown():
+    supposed = replace(ORDER, premise=(Comparison(errors_of("a"), errors_of("c")),))
+    rows = make_rows("a", [1.0, 2.0, 3.0]) + make_rows("b", [51.0, 52.5, 53.0])
+    assert supposed.needs == ("a", "b", "c")
+    shown = judge(supposed, rows + make_rows("c", [11.0, 12.5, 13.0]))
+    assert (shown.verdict, shown.mean) == ("reproduced", judge(ORDER, rows).mean)
+    assert "hinton_kd.paper.c.s0" in shown.runs
+    for others in ([-11.0, -12.5, -13.0], [1.5, 1.5, 3.5]):
+        open_ = judge(supposed, rows + make_rows("c", others))
+        assert (open_.verdict, open_.mean, open_.n) == ("inconclusive", None, 3)
+    assert open_.detail == (
+        "Cannot be judged: it supposes that a is below c, and the difference is -0.17, "
+        "95 % interval -1.6 to 1.27, 3 pairs."
+    )
+    fewer = judge(supposed, rows + make_rows("c", [11.0, 12.5]))
+    assert (fewer.verdict, fewer.n) == ("not run", 2)
+
+
 def test_a_side_of_several_arms_is_their_mean_at_each_seed():
     mean = replace(ORDER, comparisons=(Comparison(errors_of("a", "b"), errors_of("c")),))
     rows = make_rows("a", [10.0, 20.0, 30.0, 1.0]) + make_rows("b", [20.0, 30.0, 41.0])

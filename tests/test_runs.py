@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_networks import batch, network
 
-from kdrepro import Batches, Supervised
+from kdrepro import Batches, Supervised, runs
 from kdrepro.arms import Arm, Recipe, Result, candidates
 from kdrepro.data.examples import DataSet, Examples
 from kdrepro.ledger import Ledger, Row
@@ -164,6 +164,33 @@ def test_a_seed_fixes_the_initial_weights_and_leaves_the_callers_random_state(ru
     assert torch.equal(first(3), first(3))
     assert not torch.equal(first(3), first(4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_settings", "expected"),
+    [("auto", "fp32", "fp32"), ("auto", "auto", "bf16"), ("bf16", "fp32", "bf16"), ("fp32", None, "fp32")],
+)
+def test_an_arm_trains_in_its_own_precision_unless_another_is_asked_for(
+    asked, by_settings, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("kdrepro.devices.has_bf16", lambda device: True)
+    own = {} if by_settings is None else {"precision": by_settings}
+    recipe = dataclasses.replace(
+        RECIPE, arms={"first": dataclasses.replace(RECIPE.arm("first"), overrides=own)}
+    )
+    where = {"ledger": Ledger(tmp_path), "work": tmp_path, "device": "cpu", "progress": False}
+    used: list[str] = []
+    fit = runs.fit
+    monkeypatch.setattr(
+        runs, "fit", lambda *args, precision, **rest: used.append(precision) or fit(*args, **rest)
+    )
+    (row,) = Runner(recipe, protocol="quick", precision=asked, **where).run([("first", 0)])
+    assert (row.config["precision"], used) == (expected, [expected])
+
+
+def test_a_precision_that_there_is_not_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="precision: got 'fp8'"):
+        Runner(RECIPE, protocol="quick", ledger=Ledger(tmp_path), work=tmp_path, precision="fp8")
 
 
 def test_held_out_examples_take_the_place_of_the_test_set(tmp_path):

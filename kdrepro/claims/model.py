@@ -51,7 +51,8 @@ class Claim:
 
     `tolerance` is absolute, in the unit of `value`. A reading x of a row enters as `scale * x`, or, with
     `correct_out_of` = n, as 100 (1 - x / n), the per cent that is right when x counts errors among n. In a claim of
-    order it is the difference of two that is scaled.
+    order it is the difference of two that is scaled. Where a comparison of the `premise` is not shown by the runs, the
+    claim is inconclusive, whatever its own comparisons say.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Claim:
     direction: Comparison | None = None
     also: tuple[Fixed, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    premise: tuple[Comparison, ...] = ()
     start: str = ""
     end: str = ""
     at_least: float = 0.0
@@ -89,7 +91,7 @@ class Claim:
         found = {*self.arms, *(each.arm for each in self.also)}
         for name in (self.arm, self.start, self.end):
             found |= set(Side.of(name, self.metric).arms)
-        for comparison in (*self.comparisons, *([self.direction] if self.direction else [])):
+        for comparison in (*self.comparisons, *self.premise, *([self.direction] if self.direction else [])):
             found |= comparison.arms
         return tuple(sorted(found - {""}))
 

@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[set[str], set[str]]] = {
         {"arm", "metric", "value", "direction", "seeds"},
         {"unit", "tolerance", "tolerance_relative", "scale", "correct_out_of", "also", "one_run"},
     ),
-    "order": ({"metric", "comparisons", "seeds"}, {"unit", "scale", "one_run"}),
+    "order": ({"metric", "comparisons", "seeds"}, {"unit", "scale", "one_run", "premise"}),
     "recovery": ({"arm", "from", "to", "metric", "at_least", "seeds"}, {"one_run"}),
     "similar": ({"arms", "metric", "margin_relative", "seeds"}, set()),
     "out of reach": ({"reason"}, set()),
@@ -155,15 +155,18 @@ def _value_rule(entry: _Fields) -> dict[str, Any]:
     }
 
 
-def _order_rule(entry: _Fields) -> dict[str, Any]:
-    comparisons = entry.table["comparisons"]
-    if not isinstance(comparisons, list) or not comparisons:
-        raise entry.wrong("comparisons", "a list of at least one comparison")
+def _comparisons(entry: _Fields, name: str) -> tuple[Comparison, ...]:
+    given = entry.table[name]
+    if not isinstance(given, list) or not given:
+        raise entry.wrong(name, "a list of at least one comparison")
     metric = entry.text("metric")
+    return tuple(_Fields(item, f"{entry.place}: {name}").comparison(metric) for item in given)
+
+
+def _order_rule(entry: _Fields) -> dict[str, Any]:
     return {
-        "comparisons": tuple(
-            _Fields(item, f"{entry.place}: comparisons").comparison(metric) for item in comparisons
-        ),
+        "comparisons": _comparisons(entry, "comparisons"),
+        "premise": _comparisons(entry, "premise") if "premise" in entry.table else (),
         "unit": entry.text("unit", ""),
         "scale": entry.number("scale", 1.0, above=0),
     }

@@ -59,7 +59,7 @@ def run(
         bool, typer.Option("--select", help="Try the recipe's candidate settings on held-out training data.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (as the recipe says), fp32 or bf16.")] = "auto",
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Say what would run and what it costs, and stop.")
     ] = False,
@@ -103,8 +103,10 @@ def run(
     if record and (runner.dirty or runner.commit is None):
         raise ValueError("--record: the package's sources differ from the last commit; commit them first")
     plan = runner.plan(wanted, seeds_from(seeds) if seeds else None)
+    used = " and ".join(sorted({runner.settings(name)["precision"] for name, _ in plan}))
     typer.echo(
-        f"{len(plan)} runs to do at protocol {protocol} on {runner.where}, {runner.precision}; rows go to {folder}"
+        f"{len(plan)} runs to do at protocol {protocol} on {runner.where}{f', {used}' if used else ''}; "
+        f"rows go to {folder}"
     )
     typer.echo(_cost(found.name, protocol, [name for name, _ in plan]))
     if plan_only:

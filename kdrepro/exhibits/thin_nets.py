@@ -19,7 +19,6 @@ from kdrepro.exhibits.charts import (
     BLUE,
     GREEN,
     GREY,
-    ORANGE,
     PINK,
     RED,
     STYLE,
@@ -40,7 +39,6 @@ ARMS = {
     "kd": ("soft targets", BLUE),
     "fitnet": ("hint, then\nsoft targets", GREEN),
     "fitnet_joint": ("hint and soft\ntargets at once", PINK),
-    "joint_hint_label": ("hint and\nlabels at once", ORANGE),
     "fitnet_code": ("three things as\nin the code", "black"),
 }
 # The nets by depth: the end of their arms' names, and up to how many layers section 4.1 says that they learn.
@@ -94,6 +92,12 @@ def _curves(rows: Sequence[Row], arm: str, name: str) -> list[list[float]]:
     return [row.curves[name] for row in rows if row.arm == arm and row.curves.get(name)]
 
 
+def _of_depth(arm: str) -> tuple[int, str] | None:
+    """The depth and the kind of a net of the depth study; None for another arm."""
+    depth, _, kind = arm.removeprefix("depth").partition("_")
+    return (int(depth), kind) if depth.isdigit() and kind in KINDS else None
+
+
 def _epochs(counts: Sequence[int | None]) -> str:
     """How many epochs the runs took, in words: a range, and how many never got there."""
     known = sorted(count for count in counts if count is not None)
@@ -108,11 +112,13 @@ def plateau_curves(
     arms: Sequence[str] = tuple(ARMS),
     *,
     protocol: str = "paper",
+    examples: str = "digits",
 ) -> Chart:
-    """Errors on the digits held out, epoch by epoch, from where the labels come in; and the loss of the hint stage.
+    """Errors on the examples held out, epoch by epoch, from where the labels come in; and the hint stage before it.
 
-    Every run is a line. The legend says how many epochs passed before half of the digits were right. At the right the
-    hint stage, which comes before, relative to its first epoch.
+    Every run is a line; those of the deepest nets are dashed. The legend says how many epochs passed before half of
+    the examples were right. At the right the distance to the hint, where 100 % is that of the hint's mean by channel:
+    what a regressor reaches that sees no picture.
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     with matplotlib.rc_context(STYLE):
@@ -123,12 +129,12 @@ def plateau_curves(
         for arm in arms:
             curves = _curves(rows, arm, "validation")
             counts = [plateau(curve) for curve in curves]
-            name, colour = _named(arm)
+            name = _named(arm)[0]
             for place, (curve, count) in enumerate(zip(curves, counts, strict=True)):
-                _line(left, curve, colour, None if place else f"{name}: {_epochs(counts)}")
+                _line(left, curve, arm, None if place else f"{name}: {_epochs(counts)}")
                 shown = max(shown, 2 * (len(curve) if count is None else count), min(12, len(curve)))
         left.set_xlabel("epoch of training on classes")
-        left.set_ylabel("errors on the digits held out")
+        left.set_ylabel(f"errors on the {examples} held out")
         if left.lines:
             left.axhline(GUESSED, color=GREY, linestyle=":", linewidth=1.2)
             left.text(
@@ -136,7 +142,7 @@ def plateau_curves(
             )
             left.set_xlim(0.5, shown + 0.5)
             left.set_ylim(0, 1)
-            title = "epochs before half of the digits were right"
+            title = f"epochs before half of the {examples} were right"
             chart.legend(title=title, title_fontsize=11, loc="outside lower center", ncols=2)
         _hint_stage(right, rows, arms)
         for axes, words in ((left, f"not run at protocol {protocol}"), (right, "no hint stage run")):
@@ -151,27 +157,37 @@ def plateau_curves(
     return chart
 
 
-def _named(arm: str) -> tuple[str, str]:
+def _named(arm: str) -> tuple[str, str, str]:
+    """What an arm is called, its colour and the style of its lines."""
+    found = _of_depth(arm)
+    if found is not None:
+        depth, kind = found
+        return f"{depth} layers, {KINDS[kind][0]}", KINDS[kind][1], "--" if depth == DEPTHS[-1] else "-"
     name, colour = ARMS.get(arm, (arm, GREY))
-    return name.replace("\n", " "), colour
+    return name.replace("\n", " "), colour, "-"
 
 
-def _line(axes: Axes, curve: Sequence[float], colour: str, label: str | None) -> None:
+def _line(axes: Axes, curve: Sequence[float], arm: str, label: str | None) -> None:
+    _, colour, style = _named(arm)
     # A line of one point is invisible.
     marker = "o" if len(curve) == 1 else None
     epochs = range(1, len(curve) + 1)
-    axes.plot(epochs, curve, color=colour, linewidth=1.8, alpha=0.85, marker=marker, label=label)
+    axes.plot(
+        epochs, curve, color=colour, linestyle=style, linewidth=1.8, alpha=0.85, marker=marker, label=label
+    )
 
 
 def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
     axes.set_xlabel("epoch of the hint stage")
-    axes.set_ylabel("distance to the hint, first epoch = 100 %")
+    axes.set_ylabel("distance to the hint (its mean by channel: 100 %)")
     longest = 0
-    for arm in arms:
-        for curve in _curves(rows, arm, "hint_stage/loss"):
-            _line(axes, [value / curve[0] for value in curve], _named(arm)[1], None)
+    for row in rows:
+        curve, blind = row.curves.get("hint_stage/validation"), row.metrics.get("hint_distance_blind")
+        if row.arm in arms and curve and blind:
+            _line(axes, [value / blind for value in curve], row.arm, None)
             longest = max(longest, len(curve))
     if longest:
+        axes.axhline(1.0, color=GREY, linestyle=":", linewidth=1.2)
         axes.set_ylim(bottom=0)
         axes.set_xlim(0.5, max(6, longest) + 0.5)
 
@@ -179,7 +195,11 @@ def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
 def plateau_table(
     ledger: Ledger, arms: Sequence[str] = tuple(ARMS), *, protocol: str = "paper"
 ) -> pd.DataFrame:
-    """The epochs of each arm: of the hint before it, until half are right, until the best weights, and in all."""
+    """The epochs of each arm: of the hint before it, until half are right, until the best weights, and in all.
+
+    Beside the hint stage's epochs how near it came to the hint: the distance on the examples held out, in percent of
+    that of the hint's mean by channel.
+    """
     rows = rows_shown(ledger, "fitnets", protocol)
     records = []
     for arm in arms:
@@ -190,17 +210,30 @@ def plateau_table(
             return plus_minus(mean_interval(found), len(found)) if found else "–" if own else NOT_RUN
 
         counts = [plateau(curve) for curve in _curves(rows, arm, "validation")]
+        left = [
+            100 * row.metrics["hint_distance"] / row.metrics["hint_distance_blind"]
+            for row in own
+            if row.metrics.get("hint_distance_blind")
+        ]
         records.append(
             {
                 "Arm": arm,
                 "Hint stage": cell("hint_epochs_run"),
+                "Distance left, %": plus_minus(mean_interval(left), len(left))
+                if left
+                else "–"
+                if own
+                else NOT_RUN,
                 "Before half are right": _epochs(counts) if counts else NOT_RUN,
                 "Best weights at": cell("best_epoch", plus=1),
                 "Epochs run": cell("epochs_run"),
                 "Runs": len(own),
             }
         )
-    columns = ("Arm", "Hint stage", "Before half are right", "Best weights at", "Epochs run", "Runs")
+    columns = (
+        *("Arm", "Hint stage", "Distance left, %", "Before half are right", "Best weights at", "Epochs run"),
+        "Runs",
+    )
     return pd.DataFrame(records, columns=columns)
 
 

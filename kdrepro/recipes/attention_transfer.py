@@ -128,7 +128,7 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
         teacher=teacher,
         epochs=settings["epochs"],
         device=first.runner.device,
-        precision=first.runner.precision,
+        precision=first.precision,
         progress=f"seed {first.seed}" if first.runner.progress else None,
     )
     # The teacher's logits are asked for, not its maps, which for all test pictures would fill the memory.

@@ -152,7 +152,7 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
         teacher=teacher,
         epochs=settings["epochs"],
         device=first.runner.device,
-        precision=first.runner.precision,
+        precision=first.precision,
         progress=f"seed {first.seed}" if first.runner.progress else None,
     )
     return [

@@ -171,7 +171,7 @@ def _train(
             batches,
             temperature=settings["temperature"],
             device=run.runner.device,
-            precision=run.runner.precision,
+            precision=run.precision,
         )
     student = run.build()
     steps = settings["epochs"] * len(batches)

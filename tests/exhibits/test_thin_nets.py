@@ -19,6 +19,7 @@ from kdrepro.ledger import Ledger, Row
 
 def row(arm: str, seed: int, rate: float, **changes) -> Row:
     metrics = {"test_error_rate": rate, "valid_error_rate": rate}
+    metrics |= changes.pop("metrics", {})
     settings = {"recipe": "fitnets", "protocol": "paper", "metrics": metrics}
     return make_row(arm, seed, round(1e4 * rate), **(settings | changes))
 
@@ -39,16 +40,19 @@ def fitnets_rows() -> list[Row]:
         "kd": (0.0080, 10),
         "fitnet": (0.0070, 0),
         "fitnet_joint": (0.0095, 6),
-        "joint_hint_label": (0.0105, 8),
     }
     for arm, (rate, flat) in digits.items():
         for seed in range(3):
             curves = {"validation": curve(flat + seed * (flat > 0), chance), "loss": [1.0] * 40}
             settings = {"best_epoch": 30 + seed, "epochs_run": 41 + flat}
+            metrics = {}
             if arm == "fitnet":
-                curves["hint_stage/loss"] = [280 * math.exp(-epoch / 8) + 40 for epoch in range(60 + seed)]
+                distances = [280 * math.exp(-epoch / 8) + 40 for epoch in range(60 + seed)]
+                curves["hint_stage/validation"] = distances
+                metrics = {"hint_distance": 40.0 + 10 * seed, "hint_distance_blind": 250.0}
                 settings["hint_epochs_run"] = 60 + seed
-            rows.append(row(arm, seed, rate + chance.gauss(0, 3e-4), curves=curves, config=settings))
+            errors = rate + chance.gauss(0, 3e-4)
+            rows.append(row(arm, seed, errors, curves=curves, config=settings, metrics=metrics))
     depths = {"alone": (0.35, 0.9, 0.9, 0.9), "kd": (0.3, 0.32, 0.7, 0.9), "hint": (0.28, 0.26, 0.25, 0.24)}
     for kind, rates in depths.items():
         for depth, rate in zip(thin_nets.DEPTHS, rates, strict=True):
@@ -98,10 +102,25 @@ def test_every_run_is_a_line_and_the_legend_counts_its_plateau(ledger):
     assert "hint, then soft targets: 0" in texts(left.figure)
     assert left.get_xlim()[1] > 2 * 15
     own = solid(right, thin_nets.ARMS["fitnet"][1])
-    assert [line.get_ydata()[0] for line in own] == [1.0] * 3
     assert [len(line.get_ydata()) for line in own] == [60, 61, 62]
-    first = ledger.rows(arm="fitnet")[0].curves["hint_stage/loss"]
-    assert own[0].get_ydata()[-1] == pytest.approx(first[-1] / first[0])
+    first = ledger.rows(arm="fitnet")[0].curves["hint_stage/validation"]
+    assert list(own[0].get_ydata()) == pytest.approx([value / 250 for value in first])
+
+
+def test_nets_by_depth_have_names_and_the_deepest_dashed_lines(tmp_path):
+    arms = ["depth5_kd", "depth11_kd", "depth11_hint"]
+    rows = [
+        row(arm, 0, 0.3, protocol="reduced", curves={"validation": [0.9, rate]})
+        for arm, rate in zip(arms, (0.3, 0.9, 0.4), strict=True)
+    ]
+    chart = thin_nets.plateau_curves(
+        write_ledger(tmp_path, rows), arms, protocol="reduced", examples="pictures"
+    )
+    drawn = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in chart.axes[0].lines}
+    assert drawn["5 layers, soft targets: 1"] == (thin_nets.KINDS["kd"][1], "-")
+    assert drawn["11 layers, soft targets: never"] == (thin_nets.KINDS["kd"][1], "--")
+    assert drawn["11 layers, hint first: 1"] == (thin_nets.KINDS["hint"][1], "--")
+    assert chart.axes[0].get_ylabel() == "errors on the pictures held out"
 
 
 def test_a_run_that_never_learns_is_counted(tmp_path):
@@ -127,8 +146,11 @@ def test_the_table_counts_epochs_from_1(ledger):
     assert table.at["fitnet", "Before half are right"] == "0"
     assert table.at["student_alone", "Before half are right"] == "13 to 15"
     assert table.at["student_alone", "Hint stage"] == "–"
+    # 16, 20 and 24 percent of what a regressor reaches that sees nothing.
+    assert table.at["fitnet", "Distance left, %"] == f"20.0 ± {4 * half:.1f}"
+    assert table.at["student_alone", "Distance left, %"] == "–"
     assert table.at["student_alone", "Runs"] == 3
-    assert table.loc["fitnet_code"].tolist() == ["not run"] * 4 + [0]
+    assert table.loc["fitnet_code"].tolist() == ["not run"] * 5 + [0]
 
 
 # The headline.

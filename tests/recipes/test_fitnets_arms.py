@@ -44,7 +44,7 @@ def test_each_seed_has_a_teacher_of_its_own_and_the_authors_variant_one_seed():
         arm = RECIPE.arm(name)
         needs = [] if name in ("teacher", "student_alone") else [("teacher", 3)]
         assert list(arm.needs(3)) == needs, name
-        assert arm.seeds == (1 if name == "fitnet_code" else 5), name
+        assert arm.seeds == (1 if name == "fitnet_code" else 3), name
 
 
 # The settings.
