@@ -8,9 +8,13 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from kdrepro.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,6 +33,23 @@ def _nothing_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the data or writes among the rows of whoever runs it."""
     for name in ("KDREPRO_DATA", "KDREPRO_RUNS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """Rows from which the paper of Hinton et al. comes out as it should; not to be written to."""
+    # Not above, where torch would start before it is told how many threads it has.
+    from recorded_rows import hinton_rows, write_ledger
+
+    return write_ledger(tmp_path_factory.mktemp("rows"), hinton_rows())
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Ledger:
+    """A ledger without rows."""
+    from kdrepro.ledger import Ledger
+
+    return Ledger(tmp_path / "none")
 
 
 @pytest.fixture

@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 from chart_texts import assert_readable, texts
 from matplotlib.colors import to_rgb
-from recorded_rows import hinton_rows, make_row, make_rows, teacher_run, write_ledger
+from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
 
 from kdrepro import plots
 from kdrepro.exhibits.charts import CYCLE
 from kdrepro.ledger import Ledger
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory):
-    return write_ledger(tmp_path_factory.mktemp("rows"), hinton_rows())
 
 
 def line_points(axes, marker):

@@ -8,22 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-from recorded_rows import hinton_rows, make_row, make_rows, teacher_run, write_ledger
+from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
 
 from kdrepro import tables
-from kdrepro.ledger import Ledger
 from kdrepro.verdicts import VERDICTS, judge_paper, paper, papers
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory):
-    return write_ledger(tmp_path_factory.mktemp("rows"), hinton_rows())
-
-
-@pytest.fixture
-def empty(tmp_path):
-    return Ledger(tmp_path / "none")
 
 
 def test_the_claim_table_says_what_the_verdicts_say(ledger):

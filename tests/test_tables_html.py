@@ -5,21 +5,8 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import pandas as pd
-import pytest
-from recorded_rows import hinton_rows, write_ledger
 
 from kdrepro import tables
-from kdrepro.ledger import Ledger
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory):
-    return write_ledger(tmp_path_factory.mktemp("rows"), hinton_rows())
-
-
-@pytest.fixture
-def empty(tmp_path):
-    return Ledger(tmp_path / "none")
 
 
 class Reader(HTMLParser):
