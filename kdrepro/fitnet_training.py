@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,40 +55,49 @@ class FitNetTraining:
     def said(self, part: str) -> CachedTeacher:
         """Ask the teacher about the examples to `train` on, to stop by (`valid`), or to `test` with.
 
-        A teacher on CIFAR takes long, and what it says is kept for the runs that have it too.
+        A teacher on CIFAR takes long, and what it says is kept for the runs that have it too. Of the test examples only
+        the classes are.
         """
         runner, run = self.run.runner, self.run
         teacher = self.teacher
         assert teacher is not None
         examples = {"train": self.train.train, "valid": self.train.test, "test": run.data.test}[part]
+        tap = self.settings.get("hint_layer", "logits") if part != "test" else "logits"
 
         def ask() -> CachedTeacher:
             batches = Batches(
                 examples.inputs, examples.targets, batch_size=self.settings["batch_size"], seed=0
             )
-            return cache_teacher(teacher, batches, device=runner.device, precision=run.precision)
+            found = cache_teacher(teacher, batches, device=runner.device, precision=run.precision)
+            return CachedTeacher(found.logits) if tap == "logits" else found
 
         if "hidden" not in self.settings:
             return ask()
         ((name, seed),) = run.arm.needs(run.seed)
         # A teacher that was trained again, or is asked in another precision, says something else.
-        weights, tap = runner.weights_digest(name, seed), self.settings.get("hint_layer", "logits")
-        said = f"{runner.run_id(name, seed)}.{tap}.{part}.{weights}.{run.precision}.safetensors"
-        file = runner.work / "teacher_outputs" / said
-        if file.exists():
-            return CachedTeacher.load(file)
+        weights, folder = runner.weights_digest(name, seed), runner.work / "teacher_outputs"
+
+        def kept(tap: str) -> Path:
+            return folder / f"{runner.run_id(name, seed)}.{tap}.{part}.{weights}.{run.precision}.safetensors"
+
+        if kept(tap).exists():
+            return CachedTeacher.load(kept(tap))
         cached = ask()
-        cached.save(file)
+        cached.save(kept(tap))
+        # Who wants the classes alone need not ask again.
+        if tap != "logits" and not kept("logits").exists():
+            CachedTeacher(cached.logits).save(kept("logits"))
         return cached
 
     def soft_targets(self) -> FitNetKD:
         """Return the second stage's objective."""
         settings = self.settings
+        decay = settings["decay_epochs_used"] = max(1, settings["decay_epochs"] // self.shorter)
         return FitNetKD(
             temperature=settings["temperature"],
             soft_weight=settings["soft_weight"],
             final_soft_weight=settings["final_soft_weight"],
-            decay_epochs=max(1, settings["decay_epochs"] // self.shorter),
+            decay_epochs=decay,
             soften_student=settings.get("soften_student", True),
         )
 
@@ -115,6 +125,7 @@ class FitNetTraining:
         below.add_module("flat", nn.Flatten())
         return _tapped(below, self.settings, guided="guided_layer")
 
+    @torch.no_grad()
     def valid_loss(self, hints: HintStage, student: nn.Module) -> float:
         """Return how far a student's guided layer is from the hint on the examples held out."""
         found = self.outputs(student, self.train.test.inputs)
@@ -124,18 +135,14 @@ class FitNetTraining:
         teacher = Outputs(found.logits, {"hint": self.hint.to(where)})
         return float(hints(seen, teacher, Batch(found.logits, self.train.test.targets))["hint"])
 
-    def hint_distances(self, history: History) -> dict[str, float]:
-        """Return how far the first stage's best weights are from the hint on the examples held out.
+    def blind_distance(self) -> float:
+        """Return how far from the hint its mean at each position is, on the examples held out.
 
-        Beside it the distance of the hint's mean by channel: what a regressor reaches that sees no picture.
+        No student that looks at no picture comes nearer; its padding alone may tell it the position.
         """
         assert self.cached is not None
-        assert history.best_epoch is not None
-        mean = self.cached.features["hint"].float().mean(dim=(0, 2, 3), keepdim=True).cpu()
-        return {
-            "hint_distance": history.curves["validation"][history.best_epoch],
-            "hint_distance_blind": float(hint_loss(mean.expand_as(self.hint), self.hint).mean()),
-        }
+        mean = self.cached.features["hint"].float().mean(dim=0, keepdim=True).cpu()
+        return float(hint_loss(mean.expand_as(self.hint), self.hint).mean())
 
     def valid_error_rate(self) -> float:
         """Return the share of errors on the examples held out."""
@@ -156,6 +163,7 @@ class FitNetTraining:
         What constrains weights also constrains `also`.
         """
         settings = self.settings
+        epochs = settings["epochs_at_most"] = max(1, settings["epochs"] // self.shorter)
         layers = list(self.net.children())
 
         def constrain(_: nn.Module) -> None:
@@ -169,7 +177,7 @@ class FitNetTraining:
             objective,
             self.batches,
             teacher=self.cached,
-            epochs=max(1, settings["epochs"] // self.shorter),
+            epochs=epochs,
             patience=max(1, settings["patience"] // self.shorter),
             validate=lambda _: validate(),
             optimizer=optimizer_of(settings, self.net),

@@ -61,15 +61,16 @@ def _ordered(pairs: Sequence[Pair], *, scale: float = 1.0) -> _Outcome:
     return _Outcome("inconclusive", interval, len(pairs), _needed(values, len(pairs), interval.mean))
 
 
-def _failed(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> str:
-    """What of the premise the runs do not show, in words; nothing if they show all of it."""
+def _premise(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> tuple[bool, str]:
+    """Whether the runs show what the claim supposes, and in words what they show of it."""
     outcomes = [_ordered(pairs) for pairs in presumed]
-    return "; ".join(
+    words = [
         f"it supposes that {named(each.lower, claim.metric)} is below {named(each.higher, claim.metric)}, and the "
         f"difference is {number(outcome.interval.mean)}, {bounds(outcome.interval)}, {outcome.n} pairs"
         for each, outcome in zip(claim.premise, outcomes, strict=True)
-        if outcome.verdict != "reproduced"
-    )
+    ]
+    failed = [said for said, o in zip(words, outcomes, strict=True) if o.verdict != "reproduced"]
+    return not failed, "; ".join(failed or words)
 
 
 def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
@@ -85,9 +86,9 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     runs = _runs(pair for pairs in (*compared, *presumed) for pair in pairs)
     if n < claim.seeds:
         return not_run(claim, n=n, runs=runs)
-    failed = _failed(claim, presumed)
-    if failed:
-        detail = f"Cannot be judged: {failed}."
+    holds, supposed = _premise(claim, presumed)
+    if not holds:
+        detail = f"Cannot be judged: {supposed}."
         return Judgement(
             claim=claim, verdict="inconclusive", detail=detail, n=n, protocol=claim.protocol, runs=runs
         )
@@ -105,7 +106,7 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     return Judgement(
         claim=claim,
         verdict=verdict,
-        detail="; ".join(sentences) + settle(needed) + ".",
+        detail="; ".join(sentences) + settle(needed) + (f"; {supposed}" if supposed else "") + ".",
         mean=deciding.mean,
         interval=(deciding.low, deciding.high),
         n=n,

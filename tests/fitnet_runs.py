@@ -17,7 +17,9 @@ TWO_STAGES = {"fitnet", "fitnet_code"}
 ONE_STAGE = {"fitnet_joint"}
 
 # What a run finds out, beside its settings.
-FOUND = {"train_size", "best_epoch", "hint_epochs_run", "epochs_run", "precision"}
+FOUND = {"train_size", "best_epoch", "epochs_run", "epochs_at_most", "precision"}
+FOUND_OF_HINTS = {"hint_epochs_run", "hint_best_epoch"}
+FOUND_OF_SOFT_TARGETS = {"decay_epochs_used"}
 
 
 def runner(folder: Path, recipe=RECIPE, **changes) -> Runner:

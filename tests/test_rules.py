@@ -114,6 +114,9 @@ def test_an_order_is_judged_only_where_its_premise_is_shown():
     shown = judge(supposed, rows + make_rows("c", [11.0, 12.5, 13.0]))
     assert (shown.verdict, shown.mean) == ("reproduced", judge(ORDER, rows).mean)
     assert "hinton_kd.paper.c.s0" in shown.runs
+    assert shown.detail.endswith(
+        "; it supposes that a is below c, and the difference is -10.2, 95 % interval -10.9 to -9.45, 3 pairs."
+    )
     for others in ([-11.0, -12.5, -13.0], [1.5, 1.5, 3.5]):
         open_ = judge(supposed, rows + make_rows("c", others))
         assert (open_.verdict, open_.mean, open_.n) == ("inconclusive", None, 3)

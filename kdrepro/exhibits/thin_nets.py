@@ -117,8 +117,8 @@ def plateau_curves(
     """Errors on the examples held out, epoch by epoch, from where the labels come in; and the hint stage before it.
 
     Every run is a line; those of the deepest nets are dashed. The legend says how many epochs passed before half of
-    the examples were right. At the right the distance to the hint, where 100 % is that of the hint's mean by channel:
-    what a regressor reaches that sees no picture.
+    the examples were right. At the right the distance to the hint, where 100 % is that of the hint's mean at each
+    position: what a student reaches that sees no picture.
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     with matplotlib.rc_context(STYLE):
@@ -179,7 +179,7 @@ def _line(axes: Axes, curve: Sequence[float], arm: str, label: str | None) -> No
 
 def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
     axes.set_xlabel("epoch of the hint stage")
-    axes.set_ylabel("distance to the hint (its mean by channel: 100 %)")
+    axes.set_ylabel("distance to the hint (its mean: 100 %)")
     longest = 0
     for row in rows:
         curve, blind = row.curves.get("hint_stage/validation"), row.metrics.get("hint_distance_blind")
@@ -195,44 +195,44 @@ def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
 def plateau_table(
     ledger: Ledger, arms: Sequence[str] = tuple(ARMS), *, protocol: str = "paper"
 ) -> pd.DataFrame:
-    """The epochs of each arm: of the hint before it, until half are right, until the best weights, and in all.
+    """The epochs of each arm: of the hint before it; on classes until half are right, until the best weights, in all.
 
-    Beside the hint stage's epochs how near it came to the hint: the distance on the examples held out, in percent of
-    that of the hint's mean by channel.
+    Beside them how far the guided layer is from the hint, with the best weights of the hint stage and with the last
+    ones of all: on the examples held out, in percent of the distance of the hint's mean at each position.
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     records = []
     for arm in arms:
         own = [row for row in rows if row.arm == arm]
 
-        def cell(key: str, *, plus: int = 0, own: list[Row] = own) -> str:
-            found = [float(row.config[key]) + plus for row in own if isinstance(row.config.get(key), int)]
-            return plus_minus(mean_interval(found), len(found)) if found else "–" if own else NOT_RUN
+        def shown(values: Sequence[float], *, own: list[Row] = own) -> str:
+            if not own:
+                return NOT_RUN
+            return plus_minus(mean_interval(list(values)), len(values)) if values else "–"
+
+        def epochs(key: str, *, plus: int = 0, own: list[Row] = own) -> list[float]:
+            return [float(row.config[key]) + plus for row in own if isinstance(row.config.get(key), int)]
+
+        def left(key: str, *, own: list[Row] = own) -> list[float]:
+            found = [(row.metrics.get(key), row.metrics.get("hint_distance_blind")) for row in own]
+            return [100 * distance / blind for distance, blind in found if distance is not None and blind]
 
         counts = [plateau(curve) for curve in _curves(rows, arm, "validation")]
-        left = [
-            100 * row.metrics["hint_distance"] / row.metrics["hint_distance_blind"]
-            for row in own
-            if row.metrics.get("hint_distance_blind")
-        ]
         records.append(
             {
                 "Arm": arm,
-                "Hint stage": cell("hint_epochs_run"),
-                "Distance left, %": plus_minus(mean_interval(left), len(left))
-                if left
-                else "–"
-                if own
-                else NOT_RUN,
+                "Hint stage": shown(epochs("hint_epochs_run")),
+                "Hint left, %": shown(left("hint_distance")),
+                "In the end, %": shown(left("hint_distance_after")),
                 "Before half are right": _epochs(counts) if counts else NOT_RUN,
-                "Best weights at": cell("best_epoch", plus=1),
-                "Epochs run": cell("epochs_run"),
+                "Best weights at": shown(epochs("best_epoch", plus=1)),
+                "Epochs on classes": shown(epochs("epochs_run")),
                 "Runs": len(own),
             }
         )
     columns = (
-        *("Arm", "Hint stage", "Distance left, %", "Before half are right", "Best weights at", "Epochs run"),
-        "Runs",
+        *("Arm", "Hint stage", "Hint left, %", "In the end, %", "Before half are right"),
+        *("Best weights at", "Epochs on classes", "Runs"),
     )
     return pd.DataFrame(records, columns=columns)
 
@@ -284,18 +284,21 @@ def _depths(axes: Axes, rows: Sequence[Row], kind: str, place: int) -> bool:
     for depth in DEPTHS:
         side = Side.of(f"depth{depth}_{kind}", "test_error_rate")
         found = summary(rows, side)
+        places.append(depth + shift)
         if found is None:
+            # A gap: nothing is known of a depth that was not run.
+            means.append(math.nan)
             continue
         (mean, low, _), count = found
         values = [each.value for each in readings(rows, side)]
         axes.plot(depth + shift + scattered(count) / 3, values, "o", color=colour, alpha=0.35, markersize=4)
         if math.isfinite(low):
             axes.errorbar(depth + shift, mean, yerr=mean - low, color=colour, linewidth=2, capsize=5)
-        places.append(depth + shift)
         means.append(mean)
-    if places:
+    drawn = not all(math.isnan(mean) for mean in means)
+    if drawn:
         axes.plot(places, means, "-o", color=colour, linewidth=2, markersize=7, label=name)
-    return bool(places)
+    return drawn
 
 
 def _paper_depths(axes: Axes) -> None:

@@ -50,6 +50,7 @@ def fitnets_rows() -> list[Row]:
                 distances = [280 * math.exp(-epoch / 8) + 40 for epoch in range(60 + seed)]
                 curves["hint_stage/validation"] = distances
                 metrics = {"hint_distance": 40.0 + 10 * seed, "hint_distance_blind": 250.0}
+                metrics["hint_distance_after"] = 2 * metrics["hint_distance"]
                 settings["hint_epochs_run"] = 60 + seed
             errors = rate + chance.gauss(0, 3e-4)
             rows.append(row(arm, seed, errors, curves=curves, config=settings, metrics=metrics))
@@ -147,10 +148,11 @@ def test_the_table_counts_epochs_from_1(ledger):
     assert table.at["student_alone", "Before half are right"] == "13 to 15"
     assert table.at["student_alone", "Hint stage"] == "–"
     # 16, 20 and 24 percent of what a regressor reaches that sees nothing.
-    assert table.at["fitnet", "Distance left, %"] == f"20.0 ± {4 * half:.1f}"
-    assert table.at["student_alone", "Distance left, %"] == "–"
+    assert table.at["fitnet", "Hint left, %"] == f"20.0 ± {4 * half:.1f}"
+    assert table.at["fitnet", "In the end, %"] == f"40 ± {8 * half:.0f}"
+    assert table.at["student_alone", "Hint left, %"] == "–"
     assert table.at["student_alone", "Runs"] == 3
-    assert table.loc["fitnet_code"].tolist() == ["not run"] * 5 + [0]
+    assert table.loc["fitnet_code"].tolist() == ["not run"] * 6 + [0]
 
 
 # The headline.
@@ -221,8 +223,16 @@ def test_the_papers_depths_are_shown_and_go_beyond_the_figure_where_it_does(ledg
 
 def test_missing_depths_are_left_out(tmp_path):
     axes = thin_nets.depth_curve(some(tmp_path, "depth5_kd", "depth11_kd", "depth9_hint")).axes[0]
-    lines = {line.get_label(): [round(x) for x in line.get_xdata()] for line in axes.lines}
+    lines = {
+        line.get_label(): [
+            round(x) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True) if np.isfinite(y)
+        ]
+        for line in axes.lines
+    }
     assert (lines["soft targets"], lines["hint first"]) == ([5, 11], [9])
+    # No line leads from 5 to 11 across depths that were not run.
+    (soft,) = (line for line in axes.lines if line.get_label() == "soft targets")
+    assert np.isnan(soft.get_ydata()[1:3]).all()
     assert not {"labels alone", "teacher"} & set(lines)
 
 
@@ -262,7 +272,7 @@ def test_uncommitted_rows_are_not_shown(tmp_path):
     ledger = write_ledger(tmp_path, dirty)
     assert "not run at protocol paper" in texts(thin_nets.plateau_curves(ledger))
     assert "not run at protocol reduced" in texts(thin_nets.depth_curve(ledger))
-    assert thin_nets.plateau_table(ledger, ["kd"]).at[0, "Epochs run"] == "not run"
+    assert thin_nets.plateau_table(ledger, ["kd"]).at[0, "Epochs on classes"] == "not run"
 
 
 def test_figures_are_on_white_cards_with_readable_letters(ledger):

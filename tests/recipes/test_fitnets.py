@@ -6,7 +6,18 @@ import re
 
 import pytest
 import torch
-from fitnet_runs import DIGITS, FOUND, ONE_STAGE, SOFT, TWO_STAGES, runner, settings, watch
+from fitnet_runs import (
+    DIGITS,
+    FOUND,
+    FOUND_OF_HINTS,
+    FOUND_OF_SOFT_TARGETS,
+    ONE_STAGE,
+    SOFT,
+    TWO_STAGES,
+    runner,
+    settings,
+    watch,
+)
 
 from kdrepro import metrics, predict
 from kdrepro.caching import CachedTeacher
@@ -41,12 +52,13 @@ def test_every_arm_leaves_a_row_with_its_metrics_and_settings(rows):
         assert measured | {"valid_error_rate"} <= set(row.metrics), name
         taught = name not in ("teacher", "student_alone")
         assert ("teacher_agreement" in row.metrics) == taught, name
-        hinted = {"hint_distance", "hint_distance_blind"} & set(row.metrics)
-        assert len(hinted) == (2 if name in TWO_STAGES else 0), name
+        distances = {key.removeprefix("hint_distance") for key in row.metrics if "hint" in key}
+        expected = {"_after", "_blind"} if name in ONE_STAGE else {"", "_after", "_blind"}
+        assert distances == (expected if name in ONE_STAGE | TWO_STAGES else set()), name
         assert settings(name, "smoke").items() <= row.config.items(), name
-        assert set(row.config) - set(settings(name)) == FOUND - (
-            set() if name in TWO_STAGES else {"hint_epochs_run"}
-        ), name
+        found = FOUND | (FOUND_OF_HINTS if name in TWO_STAGES else set())
+        found |= FOUND_OF_SOFT_TARGETS if name in SOFT else set()
+        assert set(row.config) - set(settings(name)) == found, name
         assert ("temperature" in row.config) == (name in SOFT), name
         assert ("hint_weight" in row.config) == (name in ONE_STAGE), name
         assert row.metrics["test_errors"] == round(200 * row.metrics["test_error_rate"]), name

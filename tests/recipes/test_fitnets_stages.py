@@ -9,7 +9,7 @@ import torch
 from fitnet_runs import Stopped, runner, settings, watch
 from torch import Tensor
 
-from kdrepro import engine
+from kdrepro import engine, fitnet_training
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.recipes.fitnets import RECIPE, config
 from kdrepro.runs import Run, Runner
@@ -66,6 +66,47 @@ def test_weights_are_kept_within_their_limits(undisturbed):
         for layer, limit in zip(net.children(), settings(name)["max_norm"], strict=True):
             (weight,) = [each for each in layer.parameters() if each.ndim > 1]
             assert weight.flatten(1).norm(dim=1).max() <= limit * (1 + 1e-5)
+
+
+def test_the_distance_to_the_hint_is_told_beside_that_of_its_mean_at_each_position(undisturbed, longer):
+    (row,) = undisturbed.ledger.rows(arm="fitnet")
+    best = row.curves["hint_stage/validation"][row.config["hint_best_epoch"]]
+    assert (
+        row.metrics["hint_distance"]
+        == pytest.approx(best, rel=1e-5)
+        == min(row.curves["hint_stage/validation"])
+    )
+    run = Run(undisturbed, "fitnet", longer.arm("fitnet"), 0)
+    training = FitNetTraining(run)
+    training.hints()
+    seen = training.cached.features["hint"]
+    squares = (training.hint - seen.mean(dim=0)).square().flatten(1).sum(dim=1)
+    assert row.metrics["hint_distance_blind"] == pytest.approx(squares.mean().item() / 2, rel=1e-4)
+    by_channel = (training.hint - seen.mean(dim=(0, 2, 3))[:, None, None]).square().flatten(1).sum(dim=1)
+    assert squares.mean() < by_channel.mean()
+    # The second stage is about something else.
+    assert row.metrics["hint_distance_after"] != row.metrics["hint_distance"]
+
+
+def test_what_the_teacher_said_about_the_hint_is_kept_with_its_classes(
+    undisturbed, longer, tmp_path, monkeypatch
+):
+    """Who comes later and wants the classes alone does not ask again. The digits are told to be like pictures."""
+    asked: list[int] = []
+    ask = fitnet_training.cache_teacher
+    monkeypatch.setattr(
+        fitnet_training, "cache_teacher", lambda *args, **rest: asked.append(1) or ask(*args, **rest)
+    )
+    its = runner(tmp_path, longer)
+    its.trained, its.weights = undisturbed.trained, undisturbed.weights
+    for name in ("fitnet", "kd", "kd", "fitnet"):
+        run = Run(its, name, longer.arm(name), 0)
+        run.config["hidden"] = None
+        training = FitNetTraining(run)
+        assert bool(training.cached.features) == (name == "fitnet")
+        assert training.said("test").features == {}
+    # Once about what it trains on, and once about the test.
+    assert len(asked) == 2
 
 
 # Kills.
