@@ -42,7 +42,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The settings of this run, as its row records them; `train` adds what it finds out, such as `train_size`."""
-        return self.runner.settings(self.name)
+        return self.runner.settings(self.name, self.arm)
 
     @property
     def precision(self) -> str:
@@ -156,9 +156,12 @@ class Runner:
             self._data[load] = data.held_out(self.recipe.held_out) if self.split == "select" else data
         return self._data[load]
 
-    def settings(self, name: str) -> dict[str, Any]:
-        """Return the settings of an arm at this protocol, with the precision that it trains in on this device."""
-        arm = self.recipe.arm(name)
+    def settings(self, name: str, arm: Arm | None = None) -> dict[str, Any]:
+        """Return the settings at this protocol of an arm, the recipe's of this name or one in its place.
+
+        With them the precision that it trains in on this device.
+        """
+        arm = self.recipe.arm(name) if arm is None else arm
         found = self.recipe.config(arm.base or name, self.protocol) | arm.overrides
         asked = found.get("precision", "auto") if self._precision == "auto" else self._precision
         return found | {"precision": devices.precision_for(asked, self.where)}
