@@ -135,14 +135,18 @@ class FitNetTraining:
         teacher = Outputs(found.logits, {"hint": self.hint.to(where)})
         return float(hints(seen, teacher, Batch(found.logits, self.train.test.targets))["hint"])
 
-    def blind_distance(self) -> float:
-        """Return how far from the hint its mean at each position is, on the examples held out.
+    def hint_distances(self, hints: HintStage) -> dict[str, float]:
+        """Return how far the trained student is from the hint on the examples held out, and how far a blind one is.
 
-        No student that looks at no picture comes nearer; its padding alone may tell it the position.
+        No student that looks at no picture comes nearer than the hint's mean at each position, which its padding alone
+        may tell it.
         """
         assert self.cached is not None
         mean = self.cached.features["hint"].float().mean(dim=0, keepdim=True).cpu()
-        return float(hint_loss(mean.expand_as(self.hint), self.hint).mean())
+        return {
+            "hint_distance_after": self.valid_loss(hints, self.student),
+            "hint_distance_blind": float(hint_loss(mean.expand_as(self.hint), self.hint).mean()),
+        }
 
     def valid_error_rate(self) -> float:
         """Return the share of errors on the examples held out."""

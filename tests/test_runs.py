@@ -188,11 +188,6 @@ def test_an_arm_trains_in_its_own_precision_unless_another_is_asked_for(
     assert (row.config["precision"], used) == (expected, [expected])
 
 
-def test_a_precision_that_there_is_not_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="precision: got 'fp8'"):
-        Runner(RECIPE, protocol="quick", ledger=Ledger(tmp_path), work=tmp_path, precision="fp8")
-
-
 def test_held_out_examples_take_the_place_of_the_test_set(tmp_path):
     its = Runner(
         RECIPE,

@@ -147,7 +147,7 @@ def test_the_table_counts_epochs_from_1(ledger):
     assert table.at["fitnet", "Before half are right"] == "0"
     assert table.at["student_alone", "Before half are right"] == "13 to 15"
     assert table.at["student_alone", "Hint stage"] == "–"
-    # 16, 20 and 24 percent of what a regressor reaches that sees nothing.
+    # 16, 20 and 24 percent of what a student reaches that sees nothing.
     assert table.at["fitnet", "Hint left, %"] == f"20.0 ± {4 * half:.1f}"
     assert table.at["fitnet", "In the end, %"] == f"40 ± {8 * half:.0f}"
     assert table.at["student_alone", "Hint left, %"] == "–"
