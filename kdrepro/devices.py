@@ -75,6 +75,17 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
+def full_fp32() -> None:
+    """Let float32 on CUDA be float32 in this process: torch's default rounds what goes into convolutions to TF32.
+
+    TF32 has ten bits of mantissa, bf16 seven, float32 23: what a row calls fp32 would be nearer to bf16. It is
+    a switch of the whole process, as backward passes look at it too, so programs that train and then end set it
+    (`kdrepro run` does), and `fit` leaves it to its caller.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 @cache
 def keep_freed_memory() -> bool:
     """Let the process keep what it frees rather than hand it back to the system; say whether its allocator could.
@@ -93,8 +104,13 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(*option) for option in options.values())
 
 
-def has_images(module: nn.Module) -> bool:
-    """Say whether a net has 2-D convolutions, which run faster with the channels last in memory."""
+def prefers_channels_last(module: nn.Module, *, precision: str, device: torch.device) -> bool:
+    """Say whether a net runs faster with the channels last in memory.
+
+    One with 2-D convolutions does, but for float32 on CUDA, whose kernels for that order are those of tensor cores.
+    """
+    if device.type == "cuda" and precision == "fp32":
+        return False
     return any(isinstance(layer, nn.Conv2d) for layer in module.modules())
 
 

@@ -54,7 +54,7 @@ class Trainee:
         self, member: Member, data: TrainingData, *, epochs: int, run: Accelerator, precision: str
     ) -> None:
         self.member, self.data, self.epochs, self.run = member, data, epochs, run
-        if devices.has_images(member.student):
+        if devices.prefers_channels_last(member.student, precision=precision, device=run.device):
             member.student.to(memory_format=torch.channels_last)
         self.step = Step(member.student, member.objective, precision, run.device).to(run.device)
 

@@ -145,6 +145,7 @@ class Runner:
         self._precision = checks.choice("precision", precision, devices.PRECISIONS)
         self.work = work or user_folder()
         devices.keep_freed_memory()
+        devices.full_fp32()
         self.commit, self.dirty = source_state()
         self._data: dict[Any, Any] = {}
 

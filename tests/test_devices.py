@@ -98,9 +98,35 @@ def test_the_context_computes_nets_in_the_precision(precision, dtype):
     assert nn.Linear(3, 2)(torch.zeros(1, 3)).dtype == torch.float32
 
 
-def test_nets_of_images_are_told_by_their_convolutions():
-    assert devices.has_images(nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3))))
-    assert not devices.has_images(nn.Sequential(nn.Conv1d(1, 2, 3), nn.Linear(3, 3)))
+IMAGES = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3)))
+NO_IMAGES = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "device", "precision", "last"),
+    [
+        (IMAGES, "cpu", "fp32", True),
+        (IMAGES, "cpu", "bf16", True),
+        (IMAGES, "cuda", "bf16", True),
+        (IMAGES, "cuda", "fp32", False),
+        (NO_IMAGES, "cpu", "bf16", False),
+        (NO_IMAGES, "cuda", "bf16", False),
+    ],
+)
+def test_nets_of_images_run_with_channels_last_where_that_is_faster(net, device, precision, last):
+    found = devices.prefers_channels_last(net, precision=precision, device=torch.device(device))
+    assert found is last
+
+
+def test_a_program_can_ask_for_float32_where_torch_would_round_to_tf32():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        devices.full_fp32()
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def test_a_device_in_words_says_kind_model_and_threads():
