@@ -13,6 +13,7 @@ from kdrepro.exhibits.render import Html, show
 from kdrepro.exhibits.run_tables import (
     correction_table,
     cost_table,
+    cost_words,
     paired_table,
     result_table,
     selection_table,
@@ -29,6 +30,7 @@ __all__ = [
     "claim_table",
     "correction_table",
     "cost_table",
+    "cost_words",
     "dashboard",
     "deviations_table",
     "paired_table",

@@ -139,11 +139,26 @@ def test_costs_add_up(tmp_path):
     rows = [*make_rows("teacher", [1.0, 2.0], seconds=1800.0), make_row("teacher", 4, 1.0, seconds=3600.0)]
     rows += make_rows("student_alone", [1.0], seconds=900.0, device="cuda (H100)")
     frame = tables.cost_table("hinton_kd", write_ledger(tmp_path, rows))
-    assert list(frame["Arm"]) == ["student_alone", "teacher", "all"]
-    assert list(frame["Hours"]) == ["0.25", "2", "2.25"]
-    assert list(frame["Minutes a run"]) == ["15", "40", "33.8"]
+    assert list(frame["Arm"]) == ["student_alone", "teacher", "all", "all"]
+    assert list(frame["Hours"]) == ["0.25", "2", "2", "0.25"]
+    assert list(frame["Minutes a run"]) == ["15", "40", "40", "15"]
     assert frame["Seeds"][1] == "0 to 1, 4"
-    assert frame["Device"][2] == "cpu, cuda (H100)"
+    assert list(frame["Device"]) == ["cuda (H100)", "cpu", "cpu", "cuda (H100)"]
+
+
+def test_costs_in_words_keep_devices_and_protocols_apart(tmp_path):
+    rows = make_rows("teacher", [1.0, 2.0], seconds=1800.0)
+    rows += make_rows("student_alone", [1.0], seconds=900.0, device="cuda (H100)")
+    rows += make_rows("student_alone", [1.0], seconds=360.0, protocol="reduced")
+    words = tables.cost_words("hinton_kd", write_ledger(tmp_path, rows), "paper", "reduced", "quick")
+    assert words == (
+        "At protocol paper 2 runs, 1 hours on cpu; 1 run, 0.25 hours on cuda (H100). "
+        "At protocol reduced 1 run, 0.1 hours on cpu."
+    )
+
+
+def test_costs_of_no_runs_say_so(empty):
+    assert tables.cost_words("hinton_kd", empty, "paper", "reduced") == "Not run yet."
 
 
 def test_deviations_take_our_figures_from_the_rows(tmp_path, empty):

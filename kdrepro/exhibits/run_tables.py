@@ -132,7 +132,7 @@ def _seeds(rows: Iterable[Row]) -> str:
 
 
 def cost_table(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFrame:
-    """What the runs cost: hours in all and minutes a run, by arm and device, and the sum."""
+    """What the runs cost: hours in all and minutes a run, by arm and device, and the sum for each device."""
     groups: dict[tuple[str, str], list[Row]] = {}
     rows = rows_shown(ledger, recipe, protocol)
     for row in rows:
@@ -150,9 +150,23 @@ def cost_table(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.Da
         }
 
     records = [record(arm, device, some) for (arm, device), some in groups.items()]
-    if rows:
-        records.append(record("all", ", ".join(sorted({row.device for row in rows})), rows) | {"Seeds": "–"})
+    for device in sorted({row.device for row in rows}):
+        own = [row for row in rows if row.device == device]
+        records.append(record("all", device, own) | {"Seeds": "–"})
     return pd.DataFrame(records, columns=("Arm", "Device", "Seeds", "Runs", "Hours", "Minutes a run"))
+
+
+def cost_words(recipe: str, ledger: Ledger, *protocols: str) -> str:
+    """How many runs of each protocol there are, and how long they took on which device, in a sentence each."""
+    sentences = []
+    for protocol in protocols:
+        costs = cost_table(recipe, ledger, protocol=protocol)
+        parts = [
+            f"{each['Runs']} run{'s' * (each['Runs'] > 1)}, {each['Hours']} hours on {each['Device']}"
+            for each in costs[costs["Arm"] == "all"].to_dict("records")
+        ]
+        sentences += [f"At protocol {protocol} {'; '.join(parts)}."] if parts else []
+    return " ".join(sentences) or "Not run yet."
 
 
 def setting(value: object) -> str:

@@ -1,0 +1,54 @@
+"""What the depth study of Romero et al. (2015), section 4.1, shows, in words made from rows."""
+
+from __future__ import annotations
+
+from kdrepro.claims import Side
+from kdrepro.exhibits.thin_nets import DEPTHS, KINDS
+from kdrepro.ledger import Ledger
+from kdrepro.pairs import readings, rows_shown, summary
+
+_LEARNS = 0.5
+
+
+def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
+    """Say which depths have learned in which way, and whether their teacher is better than a shallow net.
+
+    A net has learned if it gets more than half of the test pictures right; of a depth whose runs differ it is said.
+    """
+    rows = rows_shown(ledger, "fitnets", protocol)
+    told = []
+    for kind, (name, _, _) in KINDS.items():
+        outcome: dict[str, list[str]] = {"": [], "some runs of ": [], "not ": []}
+        for depth in DEPTHS:
+            found = readings(rows, Side.of(f"depth{depth}_{kind}", "test_error_rate"))
+            learned = {each.value < _LEARNS for each in found}
+            if learned:
+                words = "some runs of " if len(learned) > 1 else "" if learned == {True} else "not "
+                outcome[words].append(str(depth))
+        said = [f"{words}{_listed(depths)}" for words, depths in outcome.items() if depths]
+        if said:
+            told.append(f"{name}: {', '.join(said)}")
+    if not told:
+        return "**Not run yet.**"
+    first = f"**How many layers may a net have that has learned when the schedule ends? With {'; with '.join(told)}.**"
+    return " ".join([first, *_teacher(ledger, protocol)])
+
+
+def _listed(depths: list[str]) -> str:
+    return depths[0] if len(depths) == 1 else f"{', '.join(depths[:-1])} and {depths[-1]}"
+
+
+def _teacher(ledger: Ledger, protocol: str) -> list[str]:
+    """Two sentences where the teacher makes no fewer errors than the shallowest net on labels alone."""
+    rows = rows_shown(ledger, "fitnets", protocol)
+    teacher, shallow = (
+        summary(rows, Side.of(arm, "test_error_rate")) for arm in ("cifar_teacher", f"depth{DEPTHS[0]}_alone")
+    )
+    if teacher is None or shallow is None or teacher[0].mean < shallow[0].mean:
+        return []
+    return [
+        f"Their teacher makes {teacher[0].mean:.1%} errors and the net of {DEPTHS[0]} layers, on labels alone, "
+        f"{shallow[0].mean:.1%}.",
+        "The rules, written before the runs, ask for a teacher that is better than that, so what was learned from this "
+        "one reads `inconclusive`, whatever the figure shows.",
+    ]

@@ -1,0 +1,58 @@
+"""Tests of the depth study's answer in words."""
+
+from __future__ import annotations
+
+import pytest
+from recorded_rows import make_row, write_ledger
+
+from kdrepro.exhibits.depth_answer import answer
+from kdrepro.ledger import recorded
+
+
+def ledger_of(tmp_path, rates):
+    rows = [
+        make_row(
+            arm,
+            seed,
+            recipe="fitnets",
+            protocol="reduced",
+            metrics={"test_error_rate": rate, "test_errors": 1.0},
+        )
+        for arm, several in rates.items()
+        for seed, rate in enumerate(several)
+    ]
+    return write_ledger(tmp_path, rows)
+
+
+def test_depths_that_learn_are_told_from_those_that_do_not_and_those_that_differ(tmp_path):
+    rates = {
+        "cifar_teacher": [0.2],
+        "depth5_alone": [0.3, 0.3],
+        "depth7_alone": [0.9, 0.4],
+        "depth9_alone": [0.9, 0.9],
+        "depth11_alone": [0.9, 0.9],
+        "depth5_kd": [0.3, 0.3],
+        "depth11_hint": [0.2, 0.2],
+    }
+    assert answer(ledger_of(tmp_path, rates)) == (
+        "**How many layers may a net have that has learned when the schedule ends? With labels alone: 5, some runs of "
+        "7, not 9 and 11; with soft targets: 5; with hint first: 11.**"
+    )
+
+
+@pytest.mark.parametrize(("teacher", "told"), [(0.34, True), (0.3, True), (0.29, False)])
+def test_a_teacher_that_is_no_better_than_a_shallow_net_is_told(tmp_path, teacher, told):
+    text = answer(ledger_of(tmp_path, {"cifar_teacher": [teacher], "depth5_alone": [0.3, 0.3]}))
+    assert (
+        f"Their teacher makes {teacher:.1%} errors and the net of 5 layers, on labels alone, 30.0%." in text
+    ) is told
+    assert ("reads `inconclusive`" in text) is told
+
+
+def test_without_rows_it_says_so(tmp_path):
+    assert answer(write_ledger(tmp_path, [])) == "**Not run yet.**"
+    assert answer(ledger_of(tmp_path, {"cifar_teacher": [0.2]})) == "**Not run yet.**"
+
+
+def test_the_recorded_rows_have_an_answer():
+    assert answer(recorded()).startswith("**How many layers may a net have")
