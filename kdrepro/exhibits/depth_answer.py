@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from kdrepro.claims import Side
-from kdrepro.exhibits.thin_nets import DEPTHS, KINDS
+from kdrepro.exhibits.thin_nets import DEPTHS
 from kdrepro.ledger import Ledger
 from kdrepro.pairs import readings, rows_shown, summary
 
 _LEARNS = 0.5
+_WITH = {"alone": "labels alone", "kd": "soft targets", "hint": "a hint first"}
 
 
 def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
@@ -17,7 +18,7 @@ def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     told = []
-    for kind, (name, _, _) in KINDS.items():
+    for kind, name in _WITH.items():
         outcome: dict[str, list[str]] = {"": [], "some runs of ": [], "not ": []}
         for depth in DEPTHS:
             found = readings(rows, Side.of(f"depth{depth}_{kind}", "test_error_rate"))

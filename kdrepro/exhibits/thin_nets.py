@@ -124,7 +124,7 @@ def plateau_curves(
     with matplotlib.rc_context(STYLE):
         chart = new_chart(11.0, 5.8)
         left, right = chart.subplots(1, 2, width_ratios=(2, 1))
-        # The axis shows twice the longest plateau, and all of a training that is short.
+        # The axis shows twice the longest plateau, and all of a training that is short or never leaves it.
         shown = 6
         for arm in arms:
             curves = _curves(rows, arm, "validation")
@@ -132,7 +132,7 @@ def plateau_curves(
             name = _named(arm)[0]
             for place, (curve, count) in enumerate(zip(curves, counts, strict=True)):
                 _line(left, curve, arm, None if place else f"{name}: {_epochs(counts)}")
-                shown = max(shown, 2 * (len(curve) if count is None else count), min(12, len(curve)))
+                shown = max(shown, len(curve) if count is None else 2 * count, min(12, len(curve)))
         left.set_xlabel("epoch of training on classes")
         left.set_ylabel(f"errors on the {examples} held out")
         if left.lines:

@@ -36,7 +36,7 @@ def test_depths_that_learn_are_told_from_those_that_do_not_and_those_that_differ
     }
     assert answer(ledger_of(tmp_path, rates)) == (
         "**How many layers may a net have that has learned when the schedule ends? With labels alone: 5, some runs of "
-        "7, not 9 and 11; with soft targets: 5; with hint first: 11.**"
+        "7, not 9 and 11; with soft targets: 5; with a hint first: 11.**"
     )
 
 
