@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded_rows import make_row, write_ledger
 from typer.testing import CliRunner
 
 from kdrepro import cli, runs
@@ -71,6 +72,20 @@ def test_run_says_what_recorded_runs_of_the_same_arms_took(runs_folder) -> None:
     assert "Cost: about" in said(
         "run", "hinton_kd", "--protocol", "paper", "--arms", "student_alone", "--plan"
     )
+
+
+def test_run_does_not_take_the_seconds_of_another_kind_of_device(runs_folder, monkeypatch) -> None:
+    rows = [
+        make_row("student_alone", seed, seconds=60.0 * (1 + 9 * (seed > 2)), device=device)
+        for seed, device in enumerate(
+            ["cpu: a", "cpu: b", "cpu: b", "cuda: c", "cuda: c", "cuda: c", "cuda: c"]
+        )
+    ]
+    monkeypatch.setattr("kdrepro.cli.training.recorded", lambda: write_ledger(runs_folder / "recorded", rows))
+    words = ("run", "hinton_kd", "--protocol", "paper", "--seeds", "0", "--device", "cpu", "--plan", "--arms")
+    assert "Cost: about 1.0 minutes" in said(*words, "student_alone")
+    monkeypatch.setattr("kdrepro.cli.training.recorded", lambda: write_ledger(runs_folder / "gpu", rows[3:]))
+    assert "Cost: not known; no row says what student_alone cost on cpu" in said(*words, "student_alone")
 
 
 def test_claims_prints_a_verdict_for_each() -> None:

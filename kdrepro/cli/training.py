@@ -108,7 +108,7 @@ def run(
         f"{len(plan)} runs to do at protocol {protocol} on {runner.where}{f', {used}' if used else ''}; "
         f"rows go to {folder}"
     )
-    typer.echo(_cost(found.name, protocol, [name for name, _ in plan]))
+    typer.echo(_cost(found.name, protocol, [name for name, _ in plan], kind=runner.where.type))
     if plan_only:
         for name, seed in plan:
             typer.echo(f"  {runner.run_id(name, seed)}")
@@ -146,13 +146,14 @@ def _own_text(
     return found, user_folder() / f"text-{digest.partition(':')[2]}", sequence_kd.OWN_ARMS
 
 
-def _cost(recipe: str, protocol: str, names: list[str]) -> str:
-    """What a plan will take, from what recorded runs of the same arms took; the median of an arm's runs."""
+def _cost(recipe: str, protocol: str, names: list[str], *, kind: str) -> str:
+    """What a plan will take on a device of this kind, from recorded runs of the same arms: the median of an arm's."""
     total, unknown = 0.0, set()
     for name in names:
         # A setting that was tried costs what its arm costs.
         base = name.partition(".try")[0]
-        seconds = sorted(row.seconds for row in recorded().rows(recipe=recipe, arm=base, protocol=protocol))
+        rows = recorded().rows(recipe=recipe, arm=base, protocol=protocol)
+        seconds = sorted(row.seconds for row in rows if row.device.partition(":")[0] == kind)
         if seconds:
             total += seconds[len(seconds) // 2]
         else:
@@ -160,7 +161,7 @@ def _cost(recipe: str, protocol: str, names: list[str]) -> str:
     if not names:
         return "Nothing to do: every run has its row."
     if unknown:
-        missing = f"no row says what {', '.join(sorted(unknown))} cost"
+        missing = f"no row says what {', '.join(sorted(unknown))} cost on {kind}"
         return (
             f"Cost: more than {total / 60:.1f} minutes; {missing}" if total else f"Cost: not known; {missing}"
         )
