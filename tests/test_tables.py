@@ -67,7 +67,7 @@ def test_the_dashboard_counts_the_papers_own_claims_apart_from_ours(ledger):
 
 def test_the_dashboard_says_what_is_not_yet_done(empty):
     frame = tables.dashboard(empty).set_index("Paper")
-    planned = frame.loc["Romero et al. (2015)"]
+    planned = frame.loc["Kim & Rush (2016)"]
     assert planned["Status"] == "not yet recorded"
     assert {planned[verdict] for verdict in VERDICTS} == {"–"}
     assert frame.loc["Hinton et al. (2015)", "reproduced"] == "0"

@@ -4,6 +4,10 @@
     kdrepro run fitnets --protocol reduced --arms cifar_teacher,depth5_alone,depth11_alone
 
 The second line is an example of the nets for CIFAR-10: a teacher, and students of four depths taught in three ways.
+
+Cost of the depth study, many runs at a time: 37 runs, 1.2 hours on cuda: NVIDIA H200. MNIST is not recorded yet.
+Evidence, test errors at protocol reduced, n = 3: depth5_alone 2964 ± 124, depth5_kd 2823 ± 75, depth5_hint 2715 ± 227,
+depth11_alone 9000 ± 0, depth11_kd 9000 ± 0, depth11_hint 2873 ± 158; commit 8546750.
 """
 
 from __future__ import annotations
