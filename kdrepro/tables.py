@@ -110,12 +110,12 @@ def _dashboard_row(found: Paper, judgements: Sequence[Judgement]) -> dict[str, s
     counts = {verdict: "–" if planned else str(own[verdict]) for verdict in VERDICTS}
     ours = ", ".join(f"{extra[verdict]} {verdict}" for verdict in VERDICTS if extra[verdict]) or "–"
     runs = {run for each in judgements for run in each.runs}
-    status = "not yet recorded" if planned else f"{len(runs)} runs judged"
+    status = "not yet judged" if planned else f"{len(runs)} runs judged"
     return {"Paper": found.cited_as, "Title": found.title, **counts, "Our own claims": ours, "Status": status}
 
 
 def dashboard(ledger: Ledger) -> pd.DataFrame:
-    """One row for each paper with its number of claims by verdict; a paper that is not yet recorded says so."""
+    """One row for each paper with its number of claims by verdict; a paper that is not yet judged says so."""
     return pd.DataFrame([_dashboard_row(each, judge_paper(each.key, ledger)) for each in papers()])
 
 
@@ -178,5 +178,5 @@ def readme_table(ledger: Ledger) -> str:
             lines += ["", f"{words}: {', '.join(left)}."] if left else []
         parts.append("\n".join(lines))
     planned = [each.cited_as for each in papers() if each.status == "planned"]
-    parts += [f"Not yet recorded: {', '.join(planned)}."] if planned else []
+    parts += [f"Not yet judged: {', '.join(planned)}."] if planned else []
     return "\n\n".join(parts) + "\n"

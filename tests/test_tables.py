@@ -68,7 +68,7 @@ def test_the_dashboard_counts_the_papers_own_claims_apart_from_ours(ledger):
 def test_the_dashboard_says_what_is_not_yet_done(empty):
     frame = tables.dashboard(empty).set_index("Paper")
     planned = frame.loc["Kim & Rush (2016)"]
-    assert planned["Status"] == "not yet recorded"
+    assert planned["Status"] == "not yet judged"
     assert {planned[verdict] for verdict in VERDICTS} == {"–"}
     assert frame.loc["Hinton et al. (2015)", "reproduced"] == "0"
     assert frame.loc["Hinton et al. (2015)", "Our own claims"] == "6 not run"
@@ -246,7 +246,7 @@ def test_the_readme_table_is_markdown_with_every_verdict(ledger, empty):
         assert names
         assert re.search(rf"^{words}[^:]*: {names}\.$", text, flags=re.MULTILINE)
     planned = ", ".join(each.cited_as for each in papers() if each.status == "planned")
-    assert f"Not yet recorded: {planned}." in text
+    assert f"Not yet judged: {planned}." in text
 
 
 def test_the_readme_table_without_rows_lists_what_is_not_run(empty):

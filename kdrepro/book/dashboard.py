@@ -32,7 +32,7 @@ def _row(paper: Paper, judgements: list[Judgement], chapters: Collection[str]) -
         name = f'<a href="../notebooks/{escape(paper.notebook)}.html">{name}</a>'
     head = f'<th scope="row">{name}<span class="kdrepro-title">{escape(paper.title)}</span></th>'
     if paper.status == "planned":
-        return f'<tr>{head}<td colspan="2" class="kdrepro-planned">not yet recorded</td></tr>'
+        return f'<tr>{head}<td colspan="2" class="kdrepro-planned">not yet judged</td></tr>'
     own = _counts(each for each in judgements if not each.claim.ours)
     ours = _counts(each for each in judgements if each.claim.ours)
     # The labels take the place of the headings where the columns are stacked.

@@ -103,8 +103,8 @@ def test_the_dashboard_counts_what_the_table_of_verdicts_counts(tmp_path: Path) 
     for row, (_, expected) in zip(rows, frame.iterrows(), strict=True):
         assert str(expected["Paper"]).replace("&", "&amp;") in row
         cells = re.findall(r"<td.*?</td>", row)
-        if expected["Status"] == "not yet recorded":
-            assert "not yet recorded" in cells[0]
+        if expected["Status"] == "not yet judged":
+            assert "not yet judged" in cells[0]
         else:
             own, ours = (dict(re.findall(r">(\d+) ([a-z ]+)<", cell)[::1]) for cell in cells)
             counts = {verdict: int(number) for number, verdict in own.items()}
