@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdrepro.claims import Side
 from kdrepro.exhibits.thin_nets import DEPTHS
-from kdrepro.ledger import Ledger
+from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
 
 _LEARNS = 0.5
@@ -32,16 +34,15 @@ def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
     if not told:
         return "**Not run yet.**"
     first = f"**How many layers may a net have that has learned when the schedule ends? With {'; with '.join(told)}.**"
-    return " ".join([first, *_teacher(ledger, protocol)])
+    return " ".join([first, *_teacher(rows)])
 
 
 def _listed(depths: list[str]) -> str:
     return depths[0] if len(depths) == 1 else f"{', '.join(depths[:-1])} and {depths[-1]}"
 
 
-def _teacher(ledger: Ledger, protocol: str) -> list[str]:
+def _teacher(rows: Sequence[Row]) -> list[str]:
     """Two sentences where the teacher makes no fewer errors than the shallowest net on labels alone."""
-    rows = rows_shown(ledger, "fitnets", protocol)
     teacher, shallow = (
         summary(rows, Side.of(arm, "test_error_rate")) for arm in ("cifar_teacher", f"depth{DEPTHS[0]}_alone")
     )
