@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from kdrepro import checks
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
+# Between the devices of a run that was killed on one and went on on another.
+_THEN = ", then "
 
 
 def available() -> list[str]:
@@ -127,3 +130,21 @@ def describe(device: torch.device) -> str:
                 model = line.split(":", 1)[1].strip()
                 break
     return f"cpu: {model}, {torch.get_num_threads()} threads"
+
+
+def in_turn(descriptions: Sequence[str]) -> str:
+    """Return, for the row of a run, the devices that it was trained on, in order.
+
+    >>> in_turn(["cuda: A100", "cuda: A100"]), in_turn(["cuda: A100", "mps"])
+    ('cuda: A100', 'cuda: A100, then mps')
+    """
+    return _THEN.join(dict.fromkeys(descriptions))
+
+
+def kind(description: str) -> str:
+    """Return the kind of device that a row names, or nothing where its run moved from one to another.
+
+    >>> kind("cuda: A100"), kind("cuda: A100, then cuda: H100")
+    ('cuda', '')
+    """
+    return "" if _THEN in description else description.partition(":")[0]

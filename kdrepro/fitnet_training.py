@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,11 @@ class FitNetTraining:
         found["valid_error_rate"] = history.curves["validation"][history.best_epoch]
         if before is not None:
             curves = {f"hint_stage/{name}": curve for name, curve in before.curves.items()}
-            history = History(
-                curves | history.curves, history.epochs, before.seconds + history.seconds, history.best_epoch
+            history = replace(
+                history,
+                curves=curves | history.curves,
+                seconds=before.seconds + history.seconds,
+                devices=before.devices + history.devices,
             )
         self.settings["best_epoch"] = history.best_epoch
         return Result(found, self.net, history)

@@ -78,6 +78,9 @@ class Trainee:
             signature(self.step, self.data, self.epochs, self.optimizer),
         )
         self.history = self.state.load()
+        where = devices.describe(self.run.device)
+        if where not in self.history.devices:
+            self.history.devices.append(where)
 
     @property
     def finished(self) -> bool:

@@ -23,13 +23,15 @@ class History:
     """What `fit` leaves: one value per epoch for `loss`, each `loss/<term>`, `learning_rate`, and `validation`.
 
     The learning rate is the one that the schedule has come to when the epoch ends, that of the next step.
-    `best_epoch` (from 0) is that of the weights kept when `validate` was given; `seconds` counts resumed parts too.
+    `best_epoch` (from 0) is that of the weights kept when `validate` was given; `seconds` counts resumed parts too, and
+    `devices` says in words where the parts were trained, in order.
     """
 
     curves: dict[str, list[float]] = field(default_factory=dict)
     epochs: int = 0
     seconds: float = 0.0
     best_epoch: int | None = None
+    devices: list[str] = field(default_factory=list)
 
 
 class Step(nn.Module):

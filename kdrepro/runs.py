@@ -290,7 +290,7 @@ class Runner:
             teacher=None if not needed else needed[0] if len(needed) == 1 else needed,
             parameters=parameters,
             seconds=round(seconds, 4),
-            device=devices.describe(self.where),
+            device=devices.in_turn(result.history.devices or [devices.describe(self.where)]),
             versions=versions(),
             commit=self.commit,
             dirty=self.dirty,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from kdrepro import Batches, HintonKD, fit, resume
+from kdrepro import Batches, HintonKD, devices, fit, resume
 from kdrepro.checkpoints import load_state
 from kdrepro.data.batches import Jitter
 from kdrepro.ledger import Ledger
@@ -106,6 +106,18 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_numbers(moment, tmp_path):
     assert file.exists() == (moment >= STEPS)
     torch.rand(moment)
     same(train(file), UNDISTURBED)
+
+
+def test_a_history_says_which_devices_a_run_was_trained_on(tmp_path, monkeypatch):
+    file, there = tmp_path / "state.pt", ["cuda: made up", "cpu: made up"]
+    for device, moment in zip([*there, there[1]], (STEPS, 2 * STEPS, None), strict=True):
+        monkeypatch.setattr(devices, "describe", lambda _, device=device: device)
+        if moment is None:
+            _, history = train(file)
+            assert history.devices == there
+        else:
+            with pytest.raises(Killed):
+                train(file, kill_at=moment - STEPS * (moment > STEPS))
 
 
 def test_a_run_stopped_again_and_again_ends_with_the_same_numbers(tmp_path):

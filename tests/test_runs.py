@@ -104,6 +104,18 @@ def test_a_run_leaves_a_row_weights_and_no_checkpoint(runner, tmp_path):
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_a_run_that_moved_says_so_in_its_row(runner, monkeypatch):
+    trained = dataclasses.replace(RECIPE.arms["first"], train=lambda run: moved(train(run)))
+
+    def moved(result: Result) -> Result:
+        result.history.devices[:] = ["cuda: made up", "cpu: made up", "cpu: made up"]
+        return result
+
+    monkeypatch.setitem(RECIPE.arms, "first", trained)
+    (row,) = runner.run([("first", 0)])
+    assert row.device == "cuda: made up, then cpu: made up"
+
+
 def test_what_trains_nothing_leaves_a_row_and_no_weights(runner, tmp_path):
     *_, row = runner.run(runner.plan(["mean"]))
     assert (row.metrics, row.parameters) == ({"members": 2}, 7)

@@ -148,12 +148,14 @@ def _own_text(
 
 def _cost(recipe: str, protocol: str, names: list[str], *, kind: str) -> str:
     """What a plan will take on a device of this kind, from recorded runs of the same arms: the median of an arm's."""
+    from kdrepro import devices
+
     total, unknown = 0.0, set()
     for name in names:
         # A setting that was tried costs what its arm costs.
         base = name.partition(".try")[0]
         rows = recorded().rows(recipe=recipe, arm=base, protocol=protocol)
-        seconds = sorted(row.seconds for row in rows if row.device.partition(":")[0] == kind)
+        seconds = sorted(row.seconds for row in rows if devices.kind(row.device) == kind)
         if seconds:
             total += seconds[len(seconds) // 2]
         else:

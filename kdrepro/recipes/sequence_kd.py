@@ -176,7 +176,13 @@ def prune(run: Run, *, corpora: dict[str, Corpus]) -> Result:
         after_step=keep,
     )
     curves = {f"retrain/{name}": curve for name, curve in first.curves.items()} | second.curves
-    return training.result(History(curves, first.epochs + second.epochs, first.seconds + second.seconds))
+    history = History(
+        curves,
+        first.epochs + second.epochs,
+        first.seconds + second.seconds,
+        devices=first.devices + second.devices,
+    )
+    return training.result(history)
 
 
 def _arms(
