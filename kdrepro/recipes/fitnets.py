@@ -88,9 +88,9 @@ _CIFAR_TEACHER = _CIFAR | {
     "dropout": 0.5,
 }
 # At `reduced` 20 epochs in all, of which the hint has half where there is one, so that no net has more than another;
-# the teacher has 10. What falls or rises during a training does so over the same part of it as at `paper`.
+# the teacher has 25. What falls or rises during a training does so over the same part of it as at `paper`.
 _CIFAR_REDUCED = {"shorter": 25, "patience": 500, "stages_share_epochs": True}
-_CIFAR_TEACHER_REDUCED = {"shorter": 50, "patience": 500}
+_CIFAR_TEACHER_REDUCED = {"shorter": 20, "patience": 500}
 _GUIDED = {5: "layer2", 7: "layer4", 9: "layer5", 11: "layer7"}
 
 _NETS = {
