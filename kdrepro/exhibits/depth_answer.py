@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdrepro.claims import Side
+from kdrepro.claims import Comparison, Side
 from kdrepro.exhibits.thin_nets import DEPTHS
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.pairs import compare, difference, readings, rows_shown, summary
 
 _LEARNS = 0.5
 _WITH = {"alone": "labels alone", "kd": "soft targets", "hint": "a hint first"}
@@ -42,15 +42,16 @@ def _listed(depths: list[str]) -> str:
 
 
 def _teacher(rows: Sequence[Row]) -> list[str]:
-    """Two sentences where the teacher makes no fewer errors than the shallowest net on labels alone."""
-    teacher, shallow = (
-        summary(rows, Side.of(arm, "test_error_rate")) for arm in ("cifar_teacher", f"depth{DEPTHS[0]}_alone")
-    )
-    if teacher is None or shallow is None or teacher[0].mean < shallow[0].mean:
+    """Two sentences where the runs do not show that the teacher is better than the shallowest net on labels alone."""
+    sides = [Side.of(arm, "test_error_rate") for arm in ("cifar_teacher", f"depth{DEPTHS[0]}_alone")]
+    teacher, shallow = (summary(rows, side) for side in sides)
+    # As in the premise of the claims: there is one teacher, and it is compared with every run of the net.
+    less = difference(compare(rows, Comparison(*sides), one_run=sides[0].arms))
+    if teacher is None or shallow is None or less is None or less.high < 0:
         return []
     return [
         f"Their teacher makes {teacher[0].mean:.1%} errors and the net of {DEPTHS[0]} layers, on labels alone, "
         f"{shallow[0].mean:.1%}.",
-        "The rules, written before the runs, ask for a teacher that is better than that, so what was learned from this "
+        "The rules, written before the runs, ask for a teacher that is shown to be better, so what was learned from this "
         "one reads `inconclusive`, whatever the figure shows.",
     ]
