@@ -41,7 +41,9 @@ def prune_(module: nn.Module, *, share: float) -> Callable[[nn.Module], None]:
     def keep(trained: nn.Module) -> None:
         own = dict(trained.named_parameters())
         for name, mask in pruned.items():
-            own[name].masked_fill_(mask.to(own[name].device), 0.0)
+            # The module moves to its device after it was pruned; the masks follow once.
+            pruned[name] = mask.to(own[name].device)
+            own[name].masked_fill_(pruned[name], 0.0)
 
     keep(module)
     return keep

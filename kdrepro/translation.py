@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -66,7 +66,8 @@ class TranslationTest:
         `bleu_…`, from 0 to 100, or `phoneme_error_rate_…` and `word_accuracy_…`, `greedy` and with the beam;
         `test_perplexity` of the references; `mode_mass`, the mean probability of what the beam finds, its odds, and the
         shares of the sentences where it is small or large (`mode_masses.shares`);
-        `words_per_second_…`; `teacher_agreement` on the next word, and how many times as fast greedy decoding is.
+        `words_per_second_…`, on the CPU; `teacher_agreement` on the next word, and how many times as fast greedy
+        decoding is.
         """
         found = self._likelihood(net, teacher)
         beam = f"beam{self.width}"
@@ -140,8 +141,15 @@ class TranslationTest:
     def _speed(self, net: nn.Module, teacher: nn.Module | None) -> dict[str, float]:
         """Return words a second, greedy and with the beam, and how many times the teacher's the greedy ones are.
 
-        The ways take turns, so that whatever else the machine does falls on all of them.
+        The ways take turns, so that whatever else the machine does falls on all of them. It is the speed on the CPU,
+        whatever the device: on a GPU nets of these sizes wait for their next kernel, one as long as the other, and
+        several runs may share it.
         """
+        if self.device.type != "cpu":
+            cpu = torch.device("cpu")
+            return replace(self, device=cpu, precision=devices.precision_for("auto", cpu))._speed(
+                net, teacher
+            )
         sources, beam = self.text.test_sources[:_TIMED], f"beam{self.width}"
         ways: dict[str, Callable[[], list[Hypothesis]]] = {
             "greedy": partial(self.greedy, net, sources),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from kdrepro import devices
 from kdrepro.data.parallel import EncodedText, ParallelText
 from kdrepro.decode import beam_search, greedy
 from kdrepro.models.seq2seq import LSTMSeq2Seq
@@ -112,6 +113,19 @@ def test_speeds_are_ratios_of_one_run(monkeypatch):
     assert found["words_per_second_greedy"] == written["greedy"]
     assert found["greedy_speedup"] == pytest.approx(written["greedy"] / written["beam3"])
     assert found["speedup_over_teacher_beam3"] == pytest.approx(written["greedy"] / written["teacher"])
+
+
+def test_the_speed_is_that_of_a_cpu_whatever_the_device(monkeypatch):
+    seen = set()
+
+    def written(test, model, sources):
+        seen.add((test.device.type, test.precision, next(model.parameters()).device.type))
+        return []
+
+    monkeypatch.setattr(TranslationTest, "greedy", written)
+    monkeypatch.setattr(TranslationTest, "beam", written)
+    case(device=torch.device("meta"), precision="fp32")._speed(net(0), net(1))
+    assert seen == {("cpu", devices.precision_for("auto", torch.device("cpu")), "cpu")}
 
 
 def test_sounds_are_counted_by_their_edits():

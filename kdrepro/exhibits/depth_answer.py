@@ -52,6 +52,6 @@ def _teacher(rows: Sequence[Row]) -> list[str]:
     return [
         f"Their teacher makes {teacher[0].mean:.1%} errors and the net of {DEPTHS[0]} layers, on labels alone, "
         f"{shallow[0].mean:.1%}.",
-        "The rules, written before the runs, ask for a teacher that is shown to be better, so what was learned from this "
-        "one reads `inconclusive`, whatever the figure shows.",
+        "The rules, written before the runs, ask for a teacher that is shown to be better, so what was learned from "
+        "this one reads `inconclusive`, whatever the figure shows.",
     ]

@@ -24,7 +24,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     Positions that do not count get no gradient, whatever their value, NaN included. `mask=None` counts all.
 
     Raises `TypeError` for a mask that is not boolean, `ValueError` for another shape or a mask that is False
-    throughout.
+    throughout (looked at on the CPU only, as elsewhere the host would wait for it: there the mean is NaN).
 
     >>> masked_mean(torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([True, False, True])).item()
     2.0
@@ -37,7 +37,14 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
         raise ValueError(
             f"mask: got shape {tuple(mask.shape)}, expected {tuple(values.shape)} like the values"
         )
+    if values.device.type != "cpu":
+        return _mean_where(values, mask)
     counted = values[mask]
     if counted.numel() == 0:
         raise ValueError("mask: got False everywhere, expected at least one position that counts")
     return counted.mean()
+
+
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """The same without asking how many positions count, which indexing does."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum()

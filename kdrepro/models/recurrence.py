@@ -21,9 +21,25 @@ sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
 
 
+def by_sigmoid(values: Tensor) -> bool:
+    """Say whether a tanh is had as 2σ(2x) − 1: on a CPU, torch's sigmoid is ten times as fast as its tanh.
+
+    On a GPU the arithmetic costs nothing here, and each operation, however small, is a launch.
+    """
+    return values.device.type == "cpu"
+
+
+def casts_last(values: Tensor) -> bool:
+    """Say whether an operation that writes half precision computes in the type of what it is given.
+
+    On a CPU; CUDA's gradients of sigmoid and tanh round what they are given to the type of what they write.
+    """
+    return values.device.type == "cpu"
+
+
 def tanh_(values: Tensor) -> Tensor:
-    """Take the tanh in place, as 2σ(2x) − 1: on a CPU, torch's sigmoid is ten times as fast as its tanh."""
-    return values.mul_(2).sigmoid_().mul_(2).sub_(1)
+    """Take the tanh in place."""
+    return values.mul_(2).sigmoid_().mul_(2).sub_(1) if by_sigmoid(values) else values.tanh_()
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -34,11 +50,15 @@ def precise(dtype: torch.dtype) -> torch.dtype:
 def cell_step(sums: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Open the gates i, f, o, g in place, (B, 4H): return the output gate, the new cell (B, H) and its tanh."""
     inputs, forget, output, new = sums.chunk(4, dim=1)
-    new.mul_(2)
-    sums.sigmoid_()
-    new.mul_(2).sub_(1)
+    if by_sigmoid(sums):
+        new.mul_(2)
+        sums.sigmoid_()
+        new.mul_(2).sub_(1)
+    else:
+        sums[:, : -new.shape[1]].sigmoid_()
+        new.tanh_()
     cell = torch.mul(forget, cell).addcmul_(inputs, new)
-    return output, cell, tanh_(cell.clone())
+    return output, cell, tanh_(cell.clone()) if by_sigmoid(cell) else torch.tanh(cell)
 
 
 def attend(
@@ -64,9 +84,13 @@ class _CellGradients:
         batch, size = self.cells[0].shape
         steps = len(self.gates)
         self.sums = self.cells[0].new_empty(steps, batch, 4 * size, dtype=dtype)
-        self.sigmoids = self.sums[..., : 3 * size].unbind()
-        self.tanhs = self.sums[..., 3 * size :].unbind()
         self.opened = self.cells[0].new_empty(batch, 4 * size)
+        # Where they are written first: one place for all steps, or at once into the sums.
+        self.apart = self.sums.dtype != self.opened.dtype and not casts_last(self.sums)
+        written = torch.empty_like(self.opened).expand(steps, -1, -1) if self.apart else self.sums
+        self.written = written.unbind()
+        self.sigmoids = written[..., : 3 * size].unbind()
+        self.tanhs = written[..., 3 * size :].unbind()
         self.parts = [*self.opened.chunk(4, dim=1), self.opened[:, : 3 * size]]
         self.size = size
 
@@ -82,6 +106,8 @@ class _CellGradients:
         torch.mul(cell, inputs, out=to_new)
         sigmoid_backward(to_sigmoids, gates[:, : 3 * self.size], grad_input=self.sigmoids[t])
         tanh_backward(to_new, new, grad_input=self.tanhs[t])
+        if self.apart:
+            self.sums[t].copy_(self.written[t])
         cell.mul_(forget)
         return self.sums[t]
 
@@ -124,13 +150,14 @@ class EncoderLayer(Function):
         back = _CellGradients(saved, hidden.dtype)
         from_gates = weight.to(hidden.dtype)
         fine = last_cell.dtype
-        ends = (torch.arange(steps, device=last.device)[:, None] == last).to(fine).unsqueeze(2).unbind()
-        last_hidden = last_hidden.to(fine)
+        ends = (torch.arange(steps, device=last.device)[:, None] == last).to(fine).unsqueeze(2)
+        totals = torch.addcmul(hidden_grads.to(fine), ends, last_hidden.to(fine)).unbind()
+        last_cells = (ends * last_cell).unbind()
         to_cell = torch.zeros_like(last_cell)
         to_hidden: Tensor | None = None
         for t in range(steps - 1, -1, -1):
-            to_cell.addcmul_(ends[t], last_cell)
-            total = torch.addcmul(hidden_grads[t].to(fine), ends[t], last_hidden)
+            to_cell.add_(last_cells[t])
+            total = totals[t]
             if to_hidden is not None:
                 total += to_hidden
             to_hidden = (back.step(t, total, to_cell) @ from_gates).to(fine)
@@ -202,6 +229,7 @@ class DecoderLoop(Function):
         layers, _, batch, _ = taken.shape
         steps, _, size = grads.shape
         dtype, fine = taken.dtype, rest[-1].dtype
+        grads = grads.to(fine)
         weights, rest = rest[:layers], rest[layers:]
         from_gates = [weight.to(dtype) for weight in weights]
         from_own = own.to(dtype)
@@ -216,12 +244,15 @@ class DecoderLoop(Function):
         to_hidden: list[Tensor | None] = [None] * layers
         fed: Tensor | None = None
         for t in range(steps - 1, -1, -1):
-            total = grads[t].to(fine)
+            total = grads[t]
             if fed is not None:
                 total = total + fed
             if dropped is not None:
                 total = total * dropped[-1, t]
-            tanh_backward(total, vectors[t], grad_input=sums[t])
+            if casts_last(total) or dtype == fine:
+                tanh_backward(total, vectors[t], grad_input=sums[t])
+            else:
+                sums[t].copy_(tanh_backward(total, vectors[t]))
             # The softmax's gradient.
             weighted = attention[t] * torch.bmm(values, sums[t].unsqueeze(2)).squeeze(2)
             torch.addcmul(weighted, attention[t], weighted.sum(1, keepdim=True), value=-1, out=scores[t])

@@ -51,7 +51,9 @@ def test_depths_that_learn_are_told_from_those_that_do_not_and_those_that_differ
         (0.2, (0.28, 0.3, 0.32), False),
     ],
 )
-def test_a_teacher_that_is_not_shown_to_be_better_than_a_shallow_net_is_told(tmp_path, teacher, shallow, told):
+def test_a_teacher_that_is_not_shown_to_be_better_than_a_shallow_net_is_told(
+    tmp_path, teacher, shallow, told
+):
     text = answer(ledger_of(tmp_path, {"cifar_teacher": [teacher], "depth5_alone": shallow}))
     assert (
         f"Their teacher makes {teacher:.1%} errors and the net of 5 layers, on labels alone, 30.0%." in text

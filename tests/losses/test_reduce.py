@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdrepro.losses import reduce
 from kdrepro.losses.logits import soft_target_loss
 from kdrepro.losses.reduce import masked_mean, mean
 
@@ -45,6 +46,18 @@ def test_padding_gets_no_gradient_and_the_first_position_that_counts_does():
     masked_mean(soft_target_loss(logits, torch.zeros(2, 4, 5), temperature=2.0), mask).backward()
     reached = logits.grad.abs().sum(-1) > 0
     assert torch.equal(reached, mask)
+
+
+@pytest.mark.parametrize("dropped", [math.nan, math.inf, -math.inf, 1e30])
+def test_without_asking_how_many_count_it_is_the_same(dropped):
+    """What other devices than the CPU get."""
+    values = torch.tensor([1.0, dropped, 4.0], requires_grad=True)
+    mask = torch.tensor([True, False, True])
+    loss = reduce._mean_where(values, mask)
+    loss.backward()
+    assert loss.item() == masked_mean(values, mask).item() == 2.5
+    assert values.grad.tolist() == [0.5, 0.0, 0.5]
+    assert reduce._mean_where(values, torch.zeros(3, dtype=torch.bool)).isnan()
 
 
 @pytest.mark.parametrize("dropped", [math.nan, math.inf, -math.inf, 1e30])

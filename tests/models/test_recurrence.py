@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from kdrepro.models import recurrence
 from kdrepro.models.recurrence import DecoderLoop, EncoderLayer, cell_step, dropout_factors, tanh_
 
 BATCH, STEPS, SOURCE, HIDDEN = 2, 3, 4, 3
@@ -17,11 +18,21 @@ def numbers(*shape: int, seed: int, requires_grad: bool = True) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(requires_grad)
 
 
+@pytest.fixture(params=["on a CPU", "as elsewhere"])
+def operations(request, monkeypatch):
+    """The operations that suit a CPU, and those that other devices get."""
+    if request.param == "as elsewhere":
+        monkeypatch.setattr(recurrence, "by_sigmoid", lambda values: False)
+        monkeypatch.setattr(recurrence, "casts_last", lambda values: False)
+
+
+@pytest.mark.usefixtures("operations")
 def test_the_encoders_gradients_are_right():
     inputs, weight = numbers(SOURCE, BATCH, 4 * HIDDEN, seed=0), numbers(4 * HIDDEN, HIDDEN, seed=1)
     assert gradcheck(EncoderLayer.apply, (inputs, weight, torch.tensor([3, 1])))
 
 
+@pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("dropout", [False, True])
 def test_the_decoders_gradients_are_right(layers, dropout):
@@ -57,6 +68,7 @@ def test_a_second_derivative_is_refused_and_not_wrong():
         first.sum().backward()
 
 
+@pytest.mark.usefixtures("operations")
 def test_a_step_of_a_cell_is_torchs():
     cell = torch.nn.LSTMCell(5, HIDDEN).double()
     inputs, hidden, before = (

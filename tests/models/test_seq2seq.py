@@ -11,6 +11,7 @@ from three_sentences import make_lstm as make
 
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.losses.reduce import masked_mean
+from kdrepro.models import recurrence
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 
 # Sizes, first weights, precision, dropout.
@@ -60,6 +61,23 @@ def test_half_precision_is_close_to_float32():
     for (name, _), one, other in zip(net.named_parameters(), exact_gradients, rough_gradients, strict=True):
         assert other.dtype == torch.float32
         assert (other - one).norm() < 0.03 * one.norm(), name
+
+
+def test_gradients_in_half_precision_are_the_same_where_they_are_rounded_apart(monkeypatch):
+    """What CUDA needs, done on a CPU, which rounds what it writes once in either way."""
+    torch.manual_seed(0)
+    net = LSTMSeq2Seq(11, 13, hidden=16)
+    found = []
+    for at_once in (True, False):
+        monkeypatch.setattr(recurrence, "casts_last", lambda values, at_once=at_once: at_once)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(SOURCE, PREVIOUS)
+        loss = masked_mean(hard_target_loss(logits.float(), TARGETS), MASK)
+        found.append(torch.autograd.grad(loss, list(net.parameters())))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+        assert one.abs().sum() > 0
 
 
 def test_half_precision_steps_as_it_reads():
