@@ -12,7 +12,7 @@ from kdrepro.claims import papers
 from kdrepro.ledger import recorded
 
 JUDGED = [found.recipe for found in papers() if found.status == "judged"]
-EVIDENCE = re.compile(r"(\w+) (\d[\d.]* ± \d[\d.]*)")
+EVIDENCE = re.compile(r"([\w.]+) (\d[\d.]* ± \d[\d.]*)")
 
 
 def header(name: str) -> str:
