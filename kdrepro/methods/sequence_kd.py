@@ -87,7 +87,8 @@ def teacher_translations(
     `sources` are the numbers of the words of each sentence. With `file`, what is done is written there piece by piece,
     and a search that was killed goes on behind the last piece and ends with the same file, byte for byte; a finished
     file is read. `teacher_id` names the teacher, such as the digest of its weights: a file of another teacher, other
-    sources, another search or another precision is refused. `progress` is called with how many sentences are done, and
+    sources or another search is refused, and so is going on on another kind of device or in another precision than a file
+    was begun with. `progress` is called with how many sentences are done, and
     of how many. Raises `ValueError` naming the file when it belongs to another search, or an argument that is out of
     range, and `RuntimeError` when another process writes the same file.
     """
@@ -170,8 +171,9 @@ def _begun(file: Path, search: dict[str, Any]) -> list[list[Any]]:
         raise ValueError(
             f"{file}: not a file of translations ({error}); delete it to search again"
         ) from error
-    if begun != search:
-        other = [name for name in search if not isinstance(begun, dict) or begun.get(name) != search[name]]
+    other = [name for name in search if not isinstance(begun, dict) or begun.get(name) != search[name]]
+    # A search that is done is text, whatever computed it.
+    if other and not (other == ["arithmetic"] and sum(map(len, pieces)) == search["sentences"]):
         raise ValueError(
             f"{file}: belongs to another search ({', '.join(other)} differ); delete it or name another file"
         )

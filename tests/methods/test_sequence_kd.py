@@ -126,14 +126,18 @@ def test_a_file_of_another_search_is_refused(teacher, sources, tmp_path, other):
         teacher_translations(teacher, sources, file=file, **SEARCH)
 
 
-def test_a_search_in_another_precision_is_another_search(teacher, sources, tmp_path):
+def test_a_search_does_not_go_on_in_another_precision_and_one_that_is_done_is_read(
+    teacher, sources, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
     file = tmp_path / "found.jsonl"
-    teacher_translations(teacher, sources, file=file, **SEARCH)
-    with (
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.raises(ValueError, match=r"belongs to another search \(arithmetic differ\)"),
-    ):
-        teacher_translations(teacher, sources, file=file, **SEARCH)
+    found = teacher_translations(teacher, sources, file=file, **SEARCH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert teacher_translations(teacher, sources, file=file, **SEARCH) == found
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[:-1]))
+        with pytest.raises(ValueError, match=r"belongs to another search \(arithmetic differ\)"):
+            teacher_translations(teacher, sources, file=file, **SEARCH)
 
 
 def test_two_processes_do_not_write_one_file(teacher, sources, tmp_path, monkeypatch):
