@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kdrepro.claims import Side
 from kdrepro.judgement import Judgement
 from kdrepro.ledger import Ledger
+from kdrepro.pairs import rows_shown, summary
 from kdrepro.verdicts import judge_paper
 
 # What each verdict says in words; "fewer" and "more" follow the sign where a similarity is contradicted.
@@ -15,40 +17,49 @@ _SENTENCES = {
         "with the labels alone, as if the term were not there.",
         "contradicted": "As a mean over the batch, 0.1 in the paper's formula leaves {fewer} errors than the labels "
         "alone, by more than 5 %.",
-        "inconclusive": "Whether 0.1 in the paper's formula, as a mean over the batch, does anything beside the "
-        "labels, these runs cannot tell.",
     },
     "N2": {
         "reproduced": "The code's form with 1,000 leaves fewer errors than that reading.",
         "contradicted": "The code's form with 1,000 leaves more errors than that reading.",
-        "inconclusive": "Between that reading and the code's form with 1,000 the runs do not decide.",
     },
     "N3": {
         "reproduced": "With its β for each group, summed, the formula leaves fewer errors than with that mean.",
         "contradicted": "With its β for each group, summed, the formula leaves more errors than with that mean.",
-        "inconclusive": "Whether its β for each group, summed over the batch, does better than that mean, the runs do "
-        "not decide.",
     },
     "N4": {
         "reproduced": "Summed, its error rate is within 5 % of that of the code's form.",
         "contradicted": "Summed, it leaves {fewer} errors than the code's form, by more than 5 %.",
-        "inconclusive": "How close the sum comes to the code's form, the runs do not decide.",
     },
     "N5": {
         "reproduced": "The code's 1,000 put into the paper's formula leaves more errors than in its own form.",
         "contradicted": "The code's 1,000 put into the paper's formula leaves fewer errors than in its own form.",
-        "inconclusive": "Whether the code's 1,000 does harm in the paper's formula, the runs do not decide.",
     },
     "N6": {
         "reproduced": "Strength counts: in the code's own form 10 leaves more errors than 1,000.",
         "contradicted": "In the code's form 10 leaves fewer errors than 1,000.",
-        "inconclusive": "Whether 1,000 does better than 10 in the code's form itself, the runs do not decide.",
     },
     "N7": {
         "reproduced": "With 10 it is within 5 % of the formula with that mean, which pulls about as little.",
         "contradicted": "With 10 it leaves {fewer} errors than the formula with that mean, by more than 5 %.",
-        "inconclusive": "How close 10 in the code's form comes to the formula with that mean, the runs do not decide.",
     },
+}
+# What is not settled, in few words.
+_QUESTIONS = {
+    "N1": "0.1 as a mean over the batch against the labels alone",
+    "N2": "the code's form with 1,000 against that mean",
+    "N3": "its β for each group, summed over the batch, against that mean",
+    "N4": "that sum against the code's form",
+    "N5": "1,000 in the paper's formula against the code's form",
+    "N6": "1,000 against 10 in the code's form",
+    "N7": "10 in the code's form against that mean",
+}
+_ARMS = {
+    "student_alone": "labels alone",
+    "at": "the code's form with 1,000",
+    "at_10": "the code's form with 10",
+    "at_norm_0.1": "the paper's formula with 0.1 as a mean",
+    "at_norm_by_group": "its β for each group as a sum",
+    "at_norm_1000": "the paper's formula with 1,000",
 }
 
 
@@ -63,10 +74,22 @@ def answer(ledger: Ledger) -> str:
     told = [
         _SENTENCES[name][each.verdict].format(fewer="fewer" if (each.mean or 0) < 0 else "more")
         for name, each in known.items()
+        if each.verdict != "inconclusive"
     ]
+    open_ones = [_QUESTIONS[name] for name, each in known.items() if each.verdict == "inconclusive"]
+    if open_ones:
+        told.append(f"Not settled by these runs: {'; '.join(open_ones)}. {_means(ledger)}")
     if len(known) < len(found):
         told.append(f"Not enough runs yet for {', '.join(name for name in found if name not in known)}.")
     return f"**{_headline(found)}** {' '.join(told)}"
+
+
+def _means(ledger: Ledger) -> str:
+    """The mean errors of the arms that the questions are about, in order."""
+    rows = rows_shown(ledger, "attention_transfer", "reduced")
+    found = {name: summary(rows, Side.of(arm, "test_errors")) for arm, name in _ARMS.items()}
+    means = sorted((each[0].mean, name) for name, each in found.items() if each is not None)
+    return f"Their mean errors, fewest first: {', '.join(f'{name} ({mean:,.0f})' for mean, name in means)}."
 
 
 def _headline(found: Mapping[str, Judgement]) -> str:

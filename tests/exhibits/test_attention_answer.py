@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from attention_transfer_rows import rows
 from recorded_rows import write_ledger
 
 from kdrepro.claims import paper
-from kdrepro.exhibits.attention_answer import _SENTENCES, answer
+from kdrepro.exhibits.attention_answer import _ARMS, _QUESTIONS, _SENTENCES, answer
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +72,24 @@ def test_the_answer_follows_the_verdicts(tmp_path, levels, says):
 def test_an_answer_that_is_not_settled_says_so(tmp_path):
     text = answer(write_ledger(tmp_path, rows(spread=200.0)))
     assert text.startswith("**The runs do not say yet")
-    assert text.count("do not decide") + text.count("cannot tell") >= 3
+    open_ones = text.partition("Not settled by these runs: ")[2].partition(". Their mean")[0]
+    assert open_ones.count(";") >= 2
+    # Of equal spread about the same levels, in their order.
+    means = text.partition("Their mean errors, fewest first: ")[2]
+    assert all(f"{name} (" in means for name in _ARMS.values())
+    numbers = [float(each.replace(",", "")) for each in re.findall(r"\(([\d,]+)\)", means)]
+    assert len(numbers) == len(_ARMS)
+    assert numbers == sorted(numbers)
+
+
+def test_what_is_settled_stands_without_means(ledger):
+    assert "Not settled" not in answer(ledger)
+    assert "mean errors" not in answer(ledger)
 
 
 def test_there_is_a_sentence_for_every_verdict_on_every_claim_of_ours_about_the_forms():
     ids = {each.id for each in paper("zagoruyko2017").claims if each.id.startswith("N")}
     assert set(_SENTENCES) == ids
+    assert set(_QUESTIONS) == ids
     for sentences in _SENTENCES.values():
-        assert set(sentences) == {"reproduced", "contradicted", "inconclusive"}
+        assert set(sentences) == {"reproduced", "contradicted"}
