@@ -249,10 +249,10 @@ class DecoderLoop(Function):
                 total = total + fed
             if dropped is not None:
                 total = total * dropped[-1, t]
-            if casts_last(total) or dtype == fine:
-                tanh_backward(total, vectors[t], grad_input=sums[t])
-            else:
+            if back[0].apart:
                 sums[t].copy_(tanh_backward(total, vectors[t]))
+            else:
+                tanh_backward(total, vectors[t], grad_input=sums[t])
             # The softmax's gradient.
             weighted = attention[t] * torch.bmm(values, sums[t].unsqueeze(2)).squeeze(2)
             torch.addcmul(weighted, attention[t], weighted.sum(1, keepdim=True), value=-1, out=scores[t])
