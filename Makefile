@@ -31,7 +31,7 @@ lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## measure the overhead of the engine
+bench: $(READY) ## measure what the engine costs, and how fast it trains and decodes
 	for file in bench/*.py; do $(BIN)/python "$$file" || exit 1; done
 
 browser: $(READY) ## fetch a Chromium for the browser tests, if the system has none

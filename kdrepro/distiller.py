@@ -43,6 +43,9 @@ class Distiller(nn.Module):
     `Taps` do: `student_taps={"stage1": "layer1"}`. The names in `state_dict()` are the same with taps and without.
     An ensemble cannot be tapped: no one member's features stand for the rest.
 
+    An objective whose weights depend on the epoch (`FitNetKD`, `JointFitNet` around it) has to be told of each:
+    `distiller.objective.start_epoch(epoch)`, counted from 0. `fit` does this, a loop of one's own must.
+
     Raises `TypeError` for anything but modules, `ValueError` where student or objective share the teacher's weights,
     for a tap that leads nowhere, or for taps on an ensemble or on no teacher.
 

@@ -19,7 +19,8 @@ class Judgement:
     `mean` and `interval` are the claim's quantity in its own unit: the value, the difference `lower` minus
     `higher`, the share of the gap that is closed, or the difference that decides about similarity. `n` counts
     runs or pairs, `runs` names them. `detail` says it in one sentence; `seeds_needed` is the number of seeds
-    that would settle it, or None where it is settled or more seeds would not help.
+    that would settle it, or None where it is settled or more seeds would not help. `metric` is what `mean` is a
+    difference in, where a claim compares several.
     """
 
     claim: Claim
@@ -27,6 +28,7 @@ class Judgement:
     detail: str
     mean: float | None = None
     interval: tuple[float, float] | None = None
+    metric: str = ""
     n: int = 0
     protocol: str = "paper"
     seeds_needed: int | None = None

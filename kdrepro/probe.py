@@ -45,7 +45,10 @@ class Layer:
 
 
 def channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether a map is (H, W, C): its height and width are equal, and come first."""
+    """Whether a map is (H, W, C): its height and width are equal, and come first.
+
+    So is one of (C, H, W) with as many channels as rows and not as many columns, which is taken for the other.
+    """
     return len(shape) == 3 and shape[0] == shape[1] != shape[2]
 
 

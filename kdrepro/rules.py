@@ -73,6 +73,12 @@ def _premise(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> tuple[bool, st
     return not failed, "; ".join(failed or words)
 
 
+def _metric(comparison: Comparison) -> str:
+    """What a comparison is in."""
+    sides = (side for side in (comparison.lower, comparison.higher) if isinstance(side, Side))
+    return next(side.metric for side in sides)
+
+
 def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     """Reproduced if every interval of `lower` minus `higher` is below zero, contradicted if one is above.
 
@@ -95,9 +101,11 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     outcomes = [_ordered(pairs, scale=claim.scale) for pairs in compared]
     verdict, needed = _worst(outcomes)
     unit = f" {claim.unit}" if claim.unit else ""
-    deciding = max(
-        (each for each in outcomes if each.verdict == verdict), key=lambda each: each.interval.high
-    ).interval
+    decided, decides = max(
+        (each for each in zip(claim.comparisons, outcomes, strict=True) if each[1].verdict == verdict),
+        key=lambda each: each[1].interval.high,
+    )
+    deciding = decides.interval
     sentences = [
         f"{named(comparison.lower, claim.metric)} minus {named(comparison.higher, claim.metric)}: "
         f"{number(outcome.interval.mean)}{unit}, {bounds(outcome.interval)}, {outcome.n} pairs"
@@ -109,6 +117,7 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
         detail="; ".join(sentences) + settle(needed) + (f"; {supposed}" if supposed else "") + ".",
         mean=deciding.mean,
         interval=(deciding.low, deciding.high),
+        metric=_metric(decided) if len({_metric(each) for each in claim.comparisons}) > 1 else "",
         n=n,
         protocol=claim.protocol,
         seeds_needed=needed,

@@ -54,7 +54,8 @@ def _we_find(judgement: Judgement) -> str:
         return "–"
     low, high = judgement.interval
     text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {judgement.claim.unit}".strip()
-    of = {"value": "", "order": "difference ", "similar": "difference ", "recovery": "share "}
+    what = f"difference in {judgement.metric} " if judgement.metric else "difference "
+    of = {"value": "", "order": what, "similar": what, "recovery": "share "}
     return of[judgement.claim.kind] + text
 
 

@@ -64,13 +64,12 @@ class TranslatorTraining:
         Both are also written as text, a sentence a line, for whoever trains with another toolkit.
         """
         found, file = self._search(self.text.sources, width=self.settings["beam"], n_best=1)
-        pairs = [
-            (source, several[0].tokens) for source, several in zip(self.text.sources, found, strict=True)
-        ]
+        best = [several[0] for several in found]
+        targets = [each.tokens for each in best]
         write_lines(file.with_suffix(".source.txt"), [source for source, _ in self.text.data.train])
-        write_lines(file.with_suffix(".target.txt"), [self.text.written(tokens) for _, tokens in pairs])
-        self._compare(range(len(pairs)), [tokens for _, tokens in pairs])
-        return [source for source, _ in pairs], [tokens for _, tokens in pairs]
+        write_lines(file.with_suffix(".target.txt"), [self.text.written(tokens) for tokens in targets])
+        self._compare(range(len(best)), best)
+        return self.text.sources, targets
 
     def closest(self) -> tuple[list[list[int]], list[list[int]]]:
         """Return training sources, each with the hypothesis of a wide beam nearest to its reference (Seq-Inter)."""
@@ -79,9 +78,9 @@ class TranslatorTraining:
         references = [self.text.data.train[place][1] for place in places]
         found, file = self._search(sources, width=width, n_best=width)
         chosen = self._chosen(found, references, file=file.with_suffix(".closest.json"))
-        targets = [several[place].tokens for several, place in zip(found, chosen, strict=True)]
-        self._compare(places, targets)
-        return sources, targets
+        nearest = [several[place] for several, place in zip(found, chosen, strict=True)]
+        self._compare(places, nearest)
+        return sources, [each.tokens for each in nearest]
 
     def _some(self) -> Sequence[int]:
         """Return which pairs Seq-Inter takes."""
@@ -89,10 +88,15 @@ class TranslatorTraining:
         # Every second pair, say: the first half of a file need not be like the second.
         return range(0, count, max(1, round(count / self.settings["interpolation_sentences"])))
 
-    def _compare(self, places: Sequence[int], targets: Sequence[list[int]]) -> None:
-        """Note how near a text to train on comes to the references: how much of it the same, and its BLEU."""
+    def _compare(self, places: Sequence[int], found: Sequence[Hypothesis]) -> None:
+        """Note how near a text to train on comes to the references: how much of it the same, and its BLEU.
+
+        And how much of it the search cut off at its greatest length.
+        """
+        targets = [each.tokens for each in found]
         same = sum(tokens == self.text.targets[place] for place, tokens in zip(places, targets, strict=True))
-        self.taught = {"text_same": same / len(targets)}
+        cut = sum(not each.finished for each in found)
+        self.taught = {"text_same": same / len(targets), "text_cut": cut / len(targets)}
         if not self.test.phonemes:
             written = [self.text.written(tokens) for tokens in targets]
             references = [self.text.data.train[place][1] for place in places]

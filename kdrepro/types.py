@@ -39,19 +39,19 @@ class Batch:
         return self.targets.masked_fill(~mask, 0)
 
     def counted(self, outputs: Outputs) -> Outputs:
-        """The outputs, with logits of 0 where `mask` leaves a position out.
+        """The outputs, with logits of 0 where `mask` leaves a position out, and features of 0 where it does a sample.
 
         What stands there, NaN from attention over padding alone for instance, would reach the gradient of the others.
         """
-        mask, logits = self.mask, outputs.logits
-        if mask is None or mask.dtype != torch.bool or mask.shape != logits.shape[:-1]:
+        mask, logits, features = self.mask, outputs.logits, outputs.features
+        if mask is None or mask.dtype != torch.bool:
             return outputs
-        if logits.device.type != "cpu":
-            return Outputs(logits.masked_fill(~mask.unsqueeze(-1), 0), outputs.features)
-        # The same by row numbers: on a CPU, to spread a mask over thousands of words takes longer than their loss does.
-        rows = (~mask).flatten().nonzero().squeeze(1)
-        filled = logits.flatten(0, -2).index_fill(0, rows, 0).view_as(logits)
-        return Outputs(filled, outputs.features)
+        if mask.ndim == 1:
+            features = {
+                name: _without(value, ~mask) if len(value) == len(mask) else value
+                for name, value in features.items()
+            }
+        return Outputs(_without(logits, ~mask) if mask.shape == logits.shape[:-1] else logits, features)
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,13 @@ def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:
         there = ", ".join(sorted(found)) or "none"
         raise ValueError(f"{side}: got the features {there}, expected {name!r}: name it with kdrepro.Taps")
     return found[name]
+
+
+def _without(values: Tensor, left_out: Tensor) -> Tensor:
+    """Put 0 at some positions: (*positions, ...), (*positions) → (*positions, ...)."""
+    if values.device.type != "cpu":
+        spread = left_out.reshape(*left_out.shape, *[1] * (values.ndim - left_out.ndim))
+        return values.masked_fill(spread, 0)
+    # By their numbers: on a CPU, to spread a mask over thousands of words takes longer than their loss does.
+    rows = left_out.flatten().nonzero().squeeze(1)
+    return values.flatten(0, left_out.ndim - 1).index_fill(0, rows, 0).view_as(values)

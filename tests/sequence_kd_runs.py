@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kdrepro.claims import Claim, Side
 from kdrepro.ledger import Ledger
 from kdrepro.recipes.sequence_kd import RECIPE
 from kdrepro.runs import Runner
@@ -33,3 +34,15 @@ def runner(folder: Path, recipe=RECIPE, *, work: Path | None = None) -> Runner:
         precision="fp32",
         progress=False,
     )
+
+
+def metrics_read(claim: Claim) -> set[str]:
+    """The metrics that a claim is judged by."""
+    sides = [Side.of(name, claim.metric) for name in (claim.start, claim.end) if name]
+    sides += [
+        side
+        for each in (*claim.comparisons, *claim.premise)
+        for side in (each.lower, each.higher)
+        if isinstance(side, Side)
+    ]
+    return {claim.metric, *(side.metric for side in sides)} - {""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
 
 from kdrepro import tables
-from kdrepro.verdicts import VERDICTS, judge_paper, paper, papers
+from kdrepro.verdicts import VERDICTS, judge, judge_paper, paper, papers
 
 
 def test_the_claim_table_says_what_the_verdicts_say(ledger):
@@ -182,6 +183,10 @@ def test_deviations_take_our_figures_from_the_rows(tmp_path, empty):
 def test_no_deviation_types_what_a_row_could_say():
     for each in paper("hinton2015").deviations:
         assert not re.search(r"\d", re.sub(r"\{[^}]*\}|fp32|bf16", "", each.ours)), each.topic
+    # Others name nets, data sets and weights that have numbers in their names, but no length of a training.
+    for each in (deviation for other in papers() for deviation in other.deviations):
+        said = re.sub(r"\{[^}]*\}", "", each.ours)
+        assert not re.search(r"\d[\d,.]* (?:epochs?|steps|runs|for the)\b", said), each.topic
 
 
 def test_of_a_metric_that_is_better_when_higher_the_highest_comes_first(tmp_path):
@@ -268,3 +273,25 @@ def test_the_ledgers_side_needs_no_torch():
     code = "import sys, kdrepro.tables, kdrepro.plots; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_a_difference_says_its_metric_where_a_claim_compares_several():
+    (claim,) = (each for each in paper("kim2016").claims if each.id == "E7")
+    rows = [
+        make_row(
+            arm,
+            seed,
+            recipe="sequence_kd",
+            metrics={
+                "test_perplexity": 8.0 + up + 0.1 * seed,
+                "bleu_greedy": 20.0 + up,
+                "bleu_beam5": 21.0 + up,
+            },
+        )
+        for arm, up in (("ende_student_alone", 0.0), ("ende_seq_kd", 3.0))
+        for seed in range(5)
+    ]
+    said = tables._we_find(judge(claim, rows))
+    assert said.startswith(("difference in bleu_greedy -3 (", "difference in test_perplexity -3 ("))
+    one = dataclasses.replace(claim, comparisons=claim.comparisons[:1])
+    assert tables._we_find(judge(one, rows)).startswith("difference -3 (")

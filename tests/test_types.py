@@ -4,14 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
+from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivationTransfer
 from kdrepro.methods.born_again import (
     BornAgain,
     ConfidenceWeighted,
     LabelSmoothing,
     PermutedDarkKnowledge,
 )
-from kdrepro.methods.fitnets import FitNetKD
+from kdrepro.methods.fitnets import FitNetKD, HintStage
 from kdrepro.methods.hinton_kd import HintonKD
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
@@ -108,3 +110,44 @@ def test_what_stands_in_padding_reaches_no_gradient(objective):
         found.append((terms, gradient))
     assert found[1][1].isfinite().all()
     torch.testing.assert_close(found[0], found[1])
+
+
+MAPPED = {"hidden": (5, 5)}
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        AttentionTransfer(["hidden"], attention_weight=1.0, form="paper"),
+        AttentionTransfer(["hidden"], attention_weight=1.0, form="code"),
+        FullActivationTransfer(["hidden"], activation_weight=1.0, channels=MAPPED),
+        HintStage(nn.Conv2d(5, 5, 1), student_tap="hidden", teacher_tap="hidden"),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_what_a_sample_that_does_not_count_has_for_features_reaches_no_gradient(objective):
+    chance = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 5, generator=chance).requires_grad_()
+    inputs, taught = torch.randn(3, 2, 2, 4, generator=chance), torch.randn(3, 5, 2, 2, generator=chance)
+    batch = Batch(inputs, torch.tensor([0, 1, -100]), torch.tensor([True, True, False]))
+    found = []
+    for last in (0.0, float("nan")):
+        there = torch.tensor([0.0, 0.0, last]).reshape(3, 1, 1, 1)
+        sides = (inputs @ weight).permute(0, 3, 1, 2) + there, taught + there
+        student, teacher = (Outputs(side.mean(dim=(2, 3)), {"hidden": side}) for side in sides)
+        terms = objective(student, teacher, batch)
+        gradients = torch.autograd.grad(sum(terms.values()), [weight, *objective.parameters()])
+        found.append((terms, gradients))
+    assert all(gradient.isfinite().all() and gradient.count_nonzero() for gradient in found[1][1])
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_features_of_samples_that_count_stay_bit_for_bit_in_their_layout(layout):
+    feature = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
+    batch = Batch(torch.zeros(3), torch.zeros(3).long(), torch.tensor([True, False, True]))
+    counted = batch.counted(Outputs(torch.zeros(3, 2), {"map": feature, "words": torch.ones(7, 2)}))
+    assert counted.features["map"].is_contiguous(memory_format=layout)
+    assert torch.equal(counted.features["map"][::2], feature[::2])
+    assert counted.features["map"][1].count_nonzero() == 0
+    assert counted.features["words"].all()

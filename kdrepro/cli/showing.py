@@ -10,6 +10,18 @@ from kdrepro import checks
 from kdrepro.cli.options import Folder, Protocol
 from kdrepro.ledger import RESULTS, Ledger, recorded, user_folder
 
+# Of a classifier, and of a translator of sentences or of sounds.
+_KNOWN_BY = (
+    *("test_errors", "test_nll", "test_ece"),
+    *(
+        "bleu_greedy",
+        "bleu_beam5",
+        "phoneme_error_rate_greedy",
+        "phoneme_error_rate_beam5",
+        "test_perplexity",
+    ),
+)
+
 
 def claims(
     paper: Annotated[str | None, typer.Option(help="Only this paper, such as hinton2015.")] = None,
@@ -37,8 +49,11 @@ def table(
     recipe: Annotated[str, typer.Argument(help="The recipe whose rows to show.")] = "hinton_kd",
     protocol: Protocol = "paper",
     metrics: Annotated[
-        str, typer.Option(help="Names of metrics, separated by commas.")
-    ] = "test_errors,test_nll,test_ece",
+        str | None,
+        typer.Option(
+            help="Names of metrics, separated by commas. Default: what the recipe's nets are known by."
+        ),
+    ] = None,
     ledger: Folder = None,
 ) -> None:
     """Print a table of rows: mean and 95 % half-width of each arm."""
@@ -48,7 +63,10 @@ def table(
     checks.choice("protocol", protocol, PROTOCOLS)
     rows = Ledger(ledger) if ledger else Ledger(user_folder(), RESULTS)
     arms = list(recipes.load(recipe).arms)
-    frame = tables.result_table(recipe, rows, arms, metrics.split(","), protocol=protocol)
+    there = {name for row in rows.rows(recipe=recipe, protocol=protocol) for name in row.metrics}
+    known = [name for name in _KNOWN_BY if name in there] or _KNOWN_BY[:3]
+    shown = metrics.split(",") if metrics else known
+    frame = tables.result_table(recipe, rows, arms, shown, protocol=protocol)
     typer.echo(frame.to_string(index=False))
     _report(rows)
 

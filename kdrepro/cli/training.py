@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdrepro import checks
 from kdrepro.ledger import RESULTS, Ledger, Row, recorded, user_folder
+from kdrepro.row import PROTOCOLS
 
 if TYPE_CHECKING:
     from kdrepro.arms import Recipe
+    from kdrepro.data.parallel import EncodedText
 
 
 def seeds_from(text: str) -> list[int]:
@@ -75,11 +79,16 @@ def run(
     from kdrepro.arms import candidates
 
     found, folder = recipes.load(recipe), RESULTS if record else user_folder()
-    own = source is not None or target is not None
-    if own:
-        found, folder, main_arms = _own_text(recipe, source, target, record=record or select)
-        arms = arms or ",".join(main_arms)
-    protocol = protocol or ("paper" if own else "quick")
+    if source is not None or target is not None:
+        from kdrepro.recipes import sequence_kd
+
+        protocol = protocol or "paper"
+        found, digest, encoded = _own_text(recipe, source, target, record=record or select)
+        folder = user_folder() / f"text-{digest.partition(':')[2]}"
+        arms = arms or ",".join(sequence_kd.OWN_ARMS)
+        checks.choice("protocol", protocol, PROTOCOLS)
+        typer.echo(f"{encoded(protocol).described()}.")
+    protocol = protocol or "quick"
     if select:
         found = candidates(found)
     wanted = [name.strip() for name in arms.split(",")] if arms else None
@@ -131,8 +140,8 @@ def _measured(row: Row) -> str:
 
 def _own_text(
     recipe: str, source: Path | None, target: Path | None, *, record: bool
-) -> tuple[Recipe, Path, tuple[str, ...]]:
-    """The recipe for two text files, a folder for its rows and weights that is this text's alone, and its main arms."""
+) -> tuple[Recipe, str, Callable[[str], EncodedText]]:
+    """The recipe for two text files, the text's digest, and its numbers at a protocol."""
     from kdrepro.recipes import sequence_kd
 
     if recipe != sequence_kd.RECIPE.name:
@@ -142,8 +151,7 @@ def _own_text(
         raise ValueError(f"{missing[2:]}: got {given} alone, expected {missing} with it")
     if record:
         raise ValueError("record: got --record or --select with a text of one's own, expected neither")
-    found, digest = sequence_kd.own_text(source, target)
-    return found, user_folder() / f"text-{digest.partition(':')[2]}", sequence_kd.OWN_ARMS
+    return sequence_kd.own_text(source, target)
 
 
 def _cost(recipe: str, protocol: str, names: list[str], *, kind: str) -> str:

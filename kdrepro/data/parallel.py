@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,10 @@ from kdrepro.data.text import Vocabulary, sentence, words
 from kdrepro.types import UNKNOWN
 
 Pair = tuple[str, str]
+
+# The frequent words of each side are kept, as many as in Kim & Rush (2016), section 4.1 (from memory); and longer
+# sentences than this fill the memory, so seq2seq-attn refuses them too (its `max_sent_l`).
+_MOST_WORDS, _LONGEST = 50_000, 250
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,13 @@ class EncodedText:
 
     @classmethod
     def of(cls, data: ParallelText, *, at_least: int = 1) -> EncodedText:
-        """Number the words that are in the training pairs `at_least` so many times, each side on its own."""
+        """Number the words that are in the training pairs `at_least` so many times, each side on its own.
+
+        Of more than 50,000 the frequent ones.
+        """
         source, target = (
-            Vocabulary.from_texts((pair[side] for pair in data.train), at_least=at_least) for side in (0, 1)
+            Vocabulary.from_texts((pair[side] for pair in data.train), at_least=at_least, most=_MOST_WORDS)
+            for side in (0, 1)
         )
         train, test = (encode_pairs(pairs, source, target) for pairs in (data.train, data.test))
         return cls(data, source, target, *train, *test)
@@ -63,6 +72,18 @@ class EncodedText:
     def written(self, numbers: Sequence[int]) -> str:
         """Return words of the target side as text."""
         return sentence(self.target.decode(numbers))
+
+    def described(self) -> str:
+        """Say in words how many pairs there are, and how much of the test pairs the vocabularies do not hold."""
+        shares = [
+            unknown_share([pair[side] for pair in self.data.test], vocabulary)
+            for side, vocabulary in enumerate((self.source, self.target))
+        ]
+        return (
+            f"{len(self.data.train):,} pairs to train on, {len(self.data.test):,} to test with; of the words of these "
+            f"{shares[0]:.1%} in the source and {shares[1]:.1%} in the target are unknown, as no or too few training "
+            "pairs have them"
+        )
 
 
 def encode_pairs(
@@ -85,8 +106,9 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
     source sentences alone, not on their order, and pairs with one source stay together, so that no sentence is tested
     that was trained on. The training pairs keep their order. The name is that of the two files.
 
-    Raises `FileNotFoundError` for a file that is not there, and `ValueError`, naming file and line, for text that is
-    not UTF-8, empty lines, files of different length, and fewer than three different source sentences.
+    Accents are composed (Unicode NFC). Raises `FileNotFoundError` for a file that is not there, and `ValueError`,
+    naming file and line, for text that is not UTF-8, empty lines, sentences of more than 250 words, files of different
+    length, and fewer than three different source sentences.
     """
     sources, targets = (_lines(Path(file)) for file in (source_file, target_file))
     if len(sources) != len(targets):
@@ -131,7 +153,7 @@ def _lines(file: Path) -> list[str]:
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(line.decode("utf-8").strip())
+            found.append(unicodedata.normalize("NFC", line.decode("utf-8").strip()))
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{file}: got byte 0x{line[error.start]:02x} at position {error.start + 1} of line {number}, expected "
@@ -148,6 +170,13 @@ def _lines(file: Path) -> list[str]:
             f"{file}: got nothing in line {', '.join(empty[:5])}{more}, expected a sentence in every line: take the "
             "line out of both files"
         )
+    for number, text in enumerate(found, start=1):
+        # To count the words of every line would take long; no line has more words than characters.
+        if len(text) > _LONGEST and len(words(text)) > _LONGEST:
+            raise ValueError(
+                f"{file}: got {len(words(text)):,} words in line {number}, expected at most {_LONGEST}: cut it into "
+                "sentences, or take the line out of both files"
+            )
     return found
 
 

@@ -142,6 +142,9 @@ class FullActivationTransfer(nn.Module):
         return f"{self.pairs}, activation_weight={self.activation_weight}"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        if teacher is None:
+            raise ValueError("teacher: got None, expected the teacher's outputs")
+        student, teacher = batch.counted(student), batch.counted(teacher)
         distances = []
         for (ours, theirs), adapter in zip(self.pairs.items(), self.adapters, strict=True):
             feature, target = tapped("student", student, ours), tapped("teacher", teacher, theirs)
@@ -154,7 +157,7 @@ class FullActivationTransfer(nn.Module):
                 )
             distances.append(hint_loss(feature, target) / target[0].numel())
         distance = torch.stack(distances).sum(dim=0)
-        hard = hard_target_loss(batch.counted(student).logits, batch.counted_targets)
+        hard = hard_target_loss(student.logits, batch.counted_targets)
         return {
             "activation": self.activation_weight * masked_mean(distance, batch.mask),
             "hard": masked_mean(hard, batch.mask),

@@ -73,6 +73,9 @@ class HintStage(nn.Module):
 
     def distance(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """Return ½ ‖ hint − regressor(guided) ‖², averaged over the samples that count."""
+        if teacher is None:
+            raise ValueError("teacher: got None, expected the teacher's outputs")
+        student, teacher = batch.counted(student), batch.counted(teacher)
         hint = tapped("teacher", teacher, self.teacher_tap)
         return masked_mean(hint_loss(self.guided(student), hint), batch.mask)
 
@@ -173,7 +176,7 @@ class JointFitNet(nn.Module):
                 f"objective: got {type(self.objective).__name__}, which has a term named 'hint' itself, "
                 "expected one without: one of the two hints would be lost"
             )
+        distance = self.hints.distance(student, teacher, batch)
         hint = tapped("teacher", teacher, self.hints.teacher_tap)
         # The distance is half the sum over the elements of one example.
-        squared = self.hints.distance(student, teacher, batch) * (2 / hint[0].numel())
-        return {**terms, "hint": self.hint_weight * squared}
+        return {**terms, "hint": self.hint_weight * (distance * (2 / hint[0].numel()))}

@@ -86,7 +86,7 @@ def teacher_translations(
 
     `sources` are the numbers of the words of each sentence. With `file`, what is done is written there piece by piece,
     and a search that was killed goes on behind the last piece and ends with the same file, byte for byte; a finished
-    file is read. `teacher_id` names the teacher, such as the digest of its weights: a file of another teacher, other
+    file is read. `teacher_id` names the teacher (default: the digest of its weights): a file of another teacher, other
     sources or another search is refused, and so is going on on another kind of device or in another precision than a
     file was begun with. `progress` is called with how many sentences are done, and of how many. Raises `ValueError`
     naming the file when it belongs to another search, or an argument that is out of range, and `RuntimeError` when
@@ -94,8 +94,9 @@ def teacher_translations(
     """
     checks.whole("n_best", n_best, least=1)
     checks.whole("width", width, least=n_best)
+    where = Path(file) if file is not None else None
     search = {
-        "teacher": teacher_id,
+        "teacher": teacher_id or (_weights_digest(teacher) if where is not None else ""),
         "sources": hashlib.sha256(json.dumps([list(each) for each in sources]).encode()).hexdigest(),
         "sentences": len(sources),
         "width": width,
@@ -105,7 +106,6 @@ def teacher_translations(
         # A search that goes on in another precision would end with a text that is neither's.
         "arithmetic": _arithmetic(teacher, device),
     }
-    where = Path(file) if file is not None else None
     pieces = _begun(where, search) if where is not None else []
     size = where.stat().st_size if where is not None and where.exists() else 0
     done = sum(len(piece) for piece in pieces)
@@ -129,6 +129,15 @@ def teacher_translations(
     written = "".join(json.dumps(piece) + "\n" for piece in pieces)
     hypotheses = [[Hypothesis(**each) for each in several] for piece in pieces for several in piece]
     return Translations(hypotheses, hashlib.sha256(written.encode()).hexdigest())
+
+
+def _weights_digest(teacher: nn.Module) -> str:
+    """Name a teacher by its weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(teacher.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _arithmetic(teacher: nn.Module, device: str | None) -> str:

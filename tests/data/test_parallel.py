@@ -1,6 +1,7 @@
 """Any two files as training, validation and test pairs, and what is said about files that are none."""
 
 import hashlib
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def test_line_ends_of_other_systems_and_marks_of_byte_order_are_no_part_of_a_sen
     assert other == plain
 
 
+def test_accents_are_composed_so_that_two_ways_to_write_them_are_one_word(tmp_path):
+    composed = [f"café {number}" for number in range(20)]
+    apart = [unicodedata.normalize("NFD", line) for line in composed]
+    assert apart != composed
+    assert read_parallel(*written(tmp_path, apart, apart)) == read_parallel(
+        *written(tmp_path, composed, composed)
+    )
+
+
 def test_other_characters_that_end_a_line_do_not_shift_the_pairs(tmp_path):
     sources = [f"one\u2028two\x0bthree\u0085{number}" for number in range(20)]
     text = read_parallel(*written(tmp_path, sources, GERMAN[:20]))
@@ -111,6 +121,11 @@ def test_the_digest_is_that_of_the_content(tmp_path):
             r"a\.de: got a zero byte in line 1, .* UTF-16",
         ),
         (b"", list("abc"), r"a\.en: got an empty file, expected one sentence a line"),
+        (
+            ["a b", "a " * 249 + "b", "a " * 251],
+            list("abc"),
+            r"a\.en: got 251 words in line 3, expected at most 250: cut it",
+        ),
         (["same"] * 9, list("abcdefghi"), r"a\.en: got 1 different sentences, expected at least 3"),
     ],
 )

@@ -65,11 +65,9 @@ def test_pruned_students_start_from_the_one_that_is_whole(tmp_path):
     assert not lines(left)
     found = lines(right)
     shares = [share for share, _ in right.containers[0].lines[0].get_xydata()]
-    assert shares == [0, 50, 80, 90]
+    assert shares == [0, 50, 80, 85, 90]
     beam = right.containers[1].lines[0].get_xydata()[:, 1]
-    wanted = [
-        LEVELS[arm][0] + LEVELS[arm][1] + 0.2 for arm in ("pruned_0", "pruned_50", "pruned_80", "pruned_90")
-    ]
+    wanted = [LEVELS[arm][0] + LEVELS[arm][1] + 0.2 for arm in (f"pruned_{share}" for share in drawn.PRUNED)]
     assert list(beam) == pytest.approx(wanted)
     assert found["teacher, beam"][0][1] == pytest.approx(37.7)
     assert {"greedy", "beam", "teacher, beam"} <= set(texts(chart))
@@ -105,3 +103,11 @@ def test_an_arm_that_was_not_run_says_so(tmp_path):
 def test_what_is_drawn_are_arms_of_the_recipe():
     ends = [*drawn.ARMS, *(f"pruned_{share}" for share in drawn.PRUNED)]
     assert {f"{family}_{end}" for family in drawn.FAMILIES for end in ends} <= set(RECIPE.arms)
+
+
+def test_a_student_without_others_has_its_own_speed(tmp_path):
+    rows = [row for row in translation_rows("ende") if row.arm in ("ende_teacher", "ende_student_alone")]
+    chart = drawn.speed_and_quality(write_ledger(tmp_path, rows), "ende")
+    found = lines(chart.axes[0])
+    rates = [row.metrics["words_per_second_greedy"] for row in rows if row.arm == "ende_student_alone"]
+    assert found["student alone"][0][0] == pytest.approx(sum(rates) / len(rates))

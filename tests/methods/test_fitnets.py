@@ -167,8 +167,10 @@ def test_the_engine_tells_the_objective_its_epoch():
 @pytest.mark.parametrize("objective", [hints(), JointFitNet(hints(), Supervised(), hint_weight=1.0)])
 def test_a_missing_feature_is_named_with_those_that_are_there(objective):
     student, teacher, batch = case()
-    with pytest.raises(ValueError, match=r"teacher: got the features none, expected 'hint': .*kdrepro\.Taps"):
+    with pytest.raises(ValueError, match=r"^teacher: got None, expected the teacher's outputs"):
         objective(student, None, batch)
+    with pytest.raises(ValueError, match=r"teacher: got the features none, expected 'hint': .*kdrepro\.Taps"):
+        objective(student, Outputs(teacher.logits), batch)
     with pytest.raises(ValueError, match=r"teacher: got the features other, expected 'hint'"):
         objective(student, Outputs(teacher.logits, {"other": teacher.logits}), batch)
     with pytest.raises(

@@ -110,26 +110,29 @@ def test_half_precision_features_are_compared_in_float32():
     torch.testing.assert_close(term, objective(wide, teacher, batch)["hint"])
 
 
-def test_samples_that_do_not_count_leave_no_trace_in_a_hint():
+@pytest.mark.parametrize("ignored", [100.0, float("nan")])
+def test_samples_that_do_not_count_leave_no_trace_in_a_hint(ignored):
     chance = torch.Generator().manual_seed(0)
-    features = torch.randn(4, 3, 2, 2, generator=chance), torch.randn(4, 3, 2, 2, generator=chance)
-    features[0][3], features[1][3] = 100.0, -100.0
+    student, teacher = (torch.randn(4, 3, 2, 2, generator=chance) for _ in range(2))
+    student[3], teacher[3] = ignored, -ignored
     logits, targets = torch.randn(4, 5, generator=chance), torch.tensor([0, 1, 2, -100])
     mask = torch.tensor([True, True, True, False])
-    hints = HintStage(nn.Identity(), student_tap="s", teacher_tap="t")
+    regressor = nn.Conv2d(3, 3, 1)
+    hints = HintStage(regressor, student_tap="s", teacher_tap="t")
     joint = JointFitNet(hints, Supervised(), hint_weight=2.0)
     for objective in (hints, joint):
-        found = objective(
-            Outputs(logits, {"s": features[0]}),
-            Outputs(logits, {"t": features[1]}),
-            Batch(logits, targets, mask),
-        )
-        expected = objective(
-            Outputs(logits[:3], {"s": features[0][:3]}),
-            Outputs(logits[:3], {"t": features[1][:3]}),
-            Batch(logits[:3], targets[:3]),
-        )
-        torch.testing.assert_close(found, expected)
+        results = []
+        for count, counted in ((4, mask), (3, None)):
+            feature = student[:count].clone().requires_grad_()
+            terms = objective(
+                Outputs(logits[:count], {"s": feature}),
+                Outputs(logits[:count], {"t": teacher[:count]}),
+                Batch(logits[:count], targets[:count], counted),
+            )
+            found = torch.autograd.grad(sum(terms.values()), [feature, *regressor.parameters()])
+            results.append((terms, found[0][:3], found[1:]))
+            assert found[0][3:].count_nonzero() == 0
+        torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

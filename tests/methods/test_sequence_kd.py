@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -111,6 +112,18 @@ def test_a_finished_file_is_read_and_nothing_is_searched(teacher, sources, tmp_p
     first = teacher_translations(teacher, sources, file=file, **SEARCH)
     monkeypatch.setattr(sequence_kd, "beam_search", None)
     assert teacher_translations(teacher, sources, file=file, **SEARCH) == first
+
+
+def test_a_teacher_without_a_name_is_known_by_its_weights(teacher, sources, tmp_path):
+    search = {key: value for key, value in SEARCH.items() if key != "teacher_id"}
+    file = tmp_path / "found.jsonl"
+    found = teacher_translations(teacher, sources, file=file, **search)
+    assert teacher_translations(copy.deepcopy(teacher), sources, file=file, **search) == found
+    trained = copy.deepcopy(teacher)
+    with torch.no_grad():
+        next(trained.parameters()).add_(1e-3)
+    with pytest.raises(ValueError, match=r"belongs to another search \(teacher differ\)"):
+        teacher_translations(trained, sources, file=file, **search)
 
 
 @pytest.mark.parametrize("other", [{"teacher_id": "sha256:2"}, {"width": 4}, {"max_length": 5}])

@@ -11,7 +11,7 @@ from sequence_kd_runs import CMU, FOUND, UNTAUGHT, runner
 from kdrepro import text_metrics
 from kdrepro.claims import paper
 from kdrepro.data.parallel import EncodedText
-from kdrepro.decode import beam_search, greedy
+from kdrepro.decode import Hypothesis, beam_search, greedy
 from kdrepro.ledger import Ledger, Row
 from kdrepro.methods.sequence_kd import closest_to_reference
 from kdrepro.recipes import sequence_kd
@@ -20,7 +20,7 @@ from kdrepro.runs import Run, Runner
 from kdrepro.translator_training import TranslatorTraining
 
 FINE = {"teacher_inter", "inter", "word_inter", "seq_inter", "seq_word_inter"}
-PRUNED = {"pruned_0", "pruned_50", "pruned_80", "pruned_90"}
+PRUNED = {"pruned_0", "pruned_50", "pruned_80", "pruned_85", "pruned_90"}
 WORD_LEVEL = {"word_kd", "seq_word", "seq_word_inter"}
 
 
@@ -143,14 +143,16 @@ def test_how_near_the_texts_come_to_the_references_is_told(done, rows, text):
         said = [several[place]["tokens"] for several, place in zip(beams, chosen, strict=True)]
         same = sum(one == other for one, other in zip(said, text.targets, strict=True))
         assert rows[name].metrics["text_same"] == same / len(text.targets)
+        cut = sum(not several[place]["finished"] for several, place in zip(beams, chosen, strict=True))
+        assert rows[name].metrics["text_cut"] == cut / len(text.targets)
     run = Run(done, "cmu_seq_kd", RECIPE.arm("cmu_seq_kd"), 0)
     training = TranslatorTraining(run, at_least=1, phonemes=False)
     places = [3, 5, 8, 9]
-    targets = [text.targets[place] for place in places]
+    targets = [Hypothesis(text.targets[place], -1.0, finished=True) for place in places]
     training._compare(places, targets)
-    assert training.taught == {"text_same": 1.0, "text_bleu": pytest.approx(100.0)}
-    training._compare(places, [*targets[:3], text.targets[0]])
-    assert training.taught["text_same"] == 0.75
+    assert training.taught == {"text_same": 1.0, "text_cut": 0.0, "text_bleu": pytest.approx(100.0)}
+    training._compare(places, [*targets[:3], Hypothesis(text.targets[0], -1.0, finished=False)])
+    assert (training.taught["text_same"], training.taught["text_cut"]) == (0.75, 0.25)
     assert 0 < training.taught["text_bleu"] < 100
 
 

@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-from sequence_kd_runs import CMU, UNTAUGHT
+from recorded_rows import make_row
+from sequence_kd_runs import CMU, UNTAUGHT, metrics_read
 
 from kdrepro.arms import candidates
-from kdrepro.claims import Side, paper
+from kdrepro.claims import paper
 from kdrepro.ledger import recorded
 from kdrepro.recipes import sequence_kd
 from kdrepro.recipes.sequence_kd import RECIPE, config
+from kdrepro.row import run_id
+from kdrepro.verdicts import judge
 
 
 def test_the_arms_are_those_that_the_claims_name():
-    named: set[str] = set()
-    for claim in paper("kim2016").claims:
-        for compared in (*claim.comparisons, *([claim.direction] if claim.direction else [])):
-            sides = (side for side in (compared.lower, compared.higher) if isinstance(side, Side))
-            named |= {arm for side in sides for arm in side.arms}
+    named = {arm for claim in paper("kim2016").claims for arm in claim.needs}
     families = {"ende", "deen"}
     assert {name.partition("_")[0] for name in named} == families
     assert named <= set(RECIPE.arms)
     for family in families:
         assert {name.removeprefix(f"{family}_") for name in RECIPE.arms if name.startswith(family)} == CMU
+
+
+def judged(seeds: int) -> dict[str, str]:
+    """The verdicts by made rows of every arm that a claim names, on metrics that all differ."""
+    claims = paper("kim2016").claims
+    metrics = sorted({metric for claim in claims for metric in metrics_read(claim)})
+    rows = []
+    for place, arm in enumerate(sorted({arm for claim in claims for arm in claim.needs})):
+        taught = RECIPE.arm(arm).needs
+        for seed in range(seeds):
+            values = {name: 1.0 + place + 0.01 * seed + 100 * number for number, name in enumerate(metrics)}
+            teachers = [
+                run_id(recipe="sequence_kd", arm=name, protocol="paper", seed=of) for name, of in taught(seed)
+            ]
+            rows.append(
+                make_row(
+                    arm,
+                    seed,
+                    recipe="sequence_kd",
+                    protocol="paper",
+                    metrics=values,
+                    teacher=teachers[0] if teachers else None,
+                )
+            )
+    return {claim.id: judge(claim, rows).verdict for claim in claims}
+
+
+def test_five_seeds_judge_every_claim_and_four_those_of_teachers_alone():
+    verdicts = judged(5)
+    stand_ins = {claim.id for claim in paper("kim2016").claims if claim.kind != "out of reach"}
+    assert {key for key, verdict in verdicts.items() if verdict == "out of reach"} == set(
+        verdicts
+    ) - stand_ins
+    assert not [key for key in stand_ins if verdicts[key] == "not run"]
+    few = judged(4)
+    open_claims = {key for key in stand_ins if few[key] == "not run"}
+    of_teachers = {
+        claim.id
+        for claim in paper("kim2016").claims
+        if claim.id in stand_ins and all("teacher" in arm for arm in claim.needs)
+    }
+    assert open_claims == stand_ins - of_teachers
+    assert of_teachers
 
 
 def test_each_of_five_students_has_a_teacher_of_its_own():
