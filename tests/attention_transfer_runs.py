@@ -8,7 +8,7 @@ from kdrepro.ledger import Ledger
 from kdrepro.recipes.attention_transfer import RECIPE, config
 from kdrepro.runs import Runner
 
-TEACHERS = {"teacher_wrn16_2", "teacher_wrn40_1"}
+TEACHERS = {"teacher_wrn16_2", "teacher_wrn40_1", "teacher_wrn40_2"}
 ALONE = TEACHERS | {"student_alone"}
 # What a run finds out, beside its settings.
 FOUND = {"train_size", "epochs_run", "precision", "cohort"}

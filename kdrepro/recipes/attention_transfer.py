@@ -6,7 +6,7 @@ Cost at protocol reduced: 15 runs, 13 hours on cpu: AMD EPYC, 1 threads; 15 runs
 of these at a time.
 Evidence, test errors at protocol reduced, n = 3: teacher_wrn16_2 1240 ± 64, student_alone 1493 ± 86, at 1403 ± 107,
 f_at 1454 ± 56, kd 1400 ± 21, at_kd 1406 ± 24, at_norm_0.1 1453 ± 15, at_norm_by_group 1398 ± 46;
-commits 84bf955, affcb9a, 8546750, 7231975. The arms with WRN-40-1 are not recorded.
+commits 84bf955, affcb9a, 8546750, 7231975. Those with WRN-40-1 or WRN-40-2 are not recorded.
 
 The settings are those of the authors' program (github.com/szagoruyko/attention-transfer, cifar.py), which the paper's
 text does not give in full. None was tuned on CIFAR-10; the weight of the full activations is nowhere given, and is 1.
@@ -15,6 +15,7 @@ text does not give in full. None was tuned on CIFAR-10; the weight of the full a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ _SETTINGS: dict[str, Any] = {
 _TEACHERS: dict[str, dict[str, Any]] = {
     "teacher_wrn16_2": {"depth": 16, "width": 2},
     "teacher_wrn40_1": {"depth": 40, "width": 1},
+    "teacher_wrn40_2": {"depth": 40, "width": 2},
 }
 # Small nets on digits, chosen on digits held out of those that are embedded, to show something within two minutes.
 # Small batches, because in so few epochs what counts is the number of steps; digits are neither mirrored nor moved.
@@ -244,24 +246,24 @@ class _RateSteps(LRScheduler):
         return [base * self.factor**passed for base in self.base_lrs]
 
 
-def _from_wrn16_2(seed: int) -> Sequence[Key]:
-    return [("teacher_wrn16_2", seed)]
-
-
-def _from_wrn40_1(seed: int) -> Sequence[Key]:
-    return [("teacher_wrn40_1", seed)]
+def _learns_from(teacher: str, seed: int) -> Sequence[Key]:
+    return [(f"teacher_{teacher}", seed)]
 
 
 def _student(
-    summary: str, overrides: dict[str, Any], *, from40: bool = False, protocols: Sequence[str] = PROTOCOLS
+    summary: str,
+    overrides: dict[str, Any],
+    *,
+    teacher: str = "wrn16_2",
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> Arm:
     return Arm(
         summary,
         train,
-        needs=_from_wrn40_1 if from40 else _from_wrn16_2,
+        needs=partial(_learns_from, teacher),
         overrides=overrides,
         protocols=protocols,
-        cohort="wrn40_1" if from40 else "wrn16_2",
+        cohort=teacher,
     )
 
 
@@ -274,6 +276,7 @@ def _weighted(
 ARMS = {
     "teacher_wrn16_2": Arm("WRN-16-2 on the labels", train),
     "teacher_wrn40_1": Arm("WRN-40-1 on the labels", train),
+    "teacher_wrn40_2": Arm("WRN-40-2 on the labels", train, protocols=("paper",)),
     "student_alone": Arm("WRN-16-1 on the labels", train, cohort="wrn16_2"),
     "at": _student("attention of WRN-16-2, the code's form", _AT),
     "at_sum1": _student("the same with maps of absolute values", _AT | {"power": 1}),
@@ -293,15 +296,27 @@ ARMS = {
     "f_at": _student("full activations of WRN-16-2", _FULL),
     "kd": _student("soft targets of WRN-16-2", _KD),
     "at_kd": _student("attention and soft targets of WRN-16-2", _AT | _KD),
-    "at_from40": _student("attention of WRN-40-1, the code's form", _AT, from40=True),
-    "f_at_from40": _student("full activations of WRN-40-1", _FULL, from40=True),
-    "kd_from40": _student("soft targets of WRN-40-1", _KD, from40=True),
-    "at_kd_from40": _student("attention and soft targets of WRN-40-1", _AT | _KD, from40=True),
+    "at_from40": _student("attention of WRN-40-1, the code's form", _AT, teacher="wrn40_1"),
+    "f_at_from40": _student("full activations of WRN-40-1", _FULL, teacher="wrn40_1"),
+    "kd_from40": _student("soft targets of WRN-40-1", _KD, teacher="wrn40_1"),
+    "at_kd_from40": _student("attention and soft targets of WRN-40-1", _AT | _KD, teacher="wrn40_1"),
+    # The student of these is the net that teaches above; alone on the labels it is `teacher_wrn16_2`.
+    **{
+        f"wide_{name}": _student(
+            f"WRN-16-2, {what} of WRN-40-2", how | {"width": 2}, teacher="wrn40_2", protocols=("paper",)
+        )
+        for name, what, how in (
+            ("at", "attention", _AT),
+            ("f_at", "full activations", _FULL),
+            ("kd", "soft targets", _KD),
+            ("at_kd", "attention and soft targets", _AT | _KD),
+        )
+    },
     # On its own and last: should it diverge, all others are there.
     "at_norm_1000": Arm(
         "the paper's form, β = 1000",
         train,
-        needs=_from_wrn16_2,
+        needs=partial(_learns_from, "wrn16_2"),
         overrides=_AT | {"form": "paper", "attention_weight": 500.0},
     ),
 }

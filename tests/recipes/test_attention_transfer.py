@@ -74,7 +74,7 @@ def test_the_papers_beta_is_that_of_each_groups_map(pictures, done):
 
 
 def test_every_arm_leaves_a_row_with_its_metrics_and_settings(rows):
-    assert set(rows) == set(ARMS)
+    assert set(rows) == {name for name, arm in ARMS.items() if "smoke" in arm.protocols}
     measured = {"test_errors", "test_accuracy", "test_error_rate", "test_nll", "test_ece", "train_accuracy"}
     for name, row in rows.items():
         assert measured <= set(row.metrics), name

@@ -21,7 +21,7 @@ def test_the_arms_are_those_that_the_claims_name():
         named |= set(claim.needs)
         compared = [*claim.comparisons, *([claim.direction] if claim.direction else [])]
         assert all(isinstance(side, Side) for each in compared for side in (each.lower, each.higher))
-    assert named == {name for name, arm in ARMS.items() if "reduced" in arm.protocols}
+    assert named == {name for name, arm in ARMS.items() if "paper" in arm.protocols}
     assert set(ARMS) - named == {name for name in SWEEP if ARMS[name].protocols == ("smoke", "quick")}
     assert all(arm.seeds == 5 for arm in ARMS.values())
 
@@ -37,6 +37,7 @@ def test_the_settings_that_the_deviations_show_are_there():
 def test_students_of_a_seed_learn_from_its_teacher_and_those_of_one_teacher_are_a_cohort():
     for name, arm in ARMS.items():
         teacher = "teacher_wrn40_1" if name.endswith("from40") else "teacher_wrn16_2"
+        teacher = "teacher_wrn40_2" if name.startswith("wide") else teacher
         assert list(arm.needs(3)) == ([] if name in ALONE else [(teacher, 3)]), name
         # One that may diverge takes nobody with it.
         single = TEACHERS | {"at_norm_1000"}
@@ -57,6 +58,8 @@ def test_the_settings_are_those_of_the_authors_program(protocol, epochs, steps):
         "teacher_wrn40_1": (40, 1),
         "student_alone": (16, 1),
         "at_from40": (16, 1),
+        "teacher_wrn40_2": (40, 2),
+        "wide_at_kd": (16, 2),
     }.items():
         found = settings(name, protocol)
         assert (expected | {"depth": depth, "width": width}).items() <= found.items(), name
@@ -84,7 +87,12 @@ def test_the_sweep_is_the_code_s_form_and_the_papers_at_several_weights():
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("student_alone", 175_066), ("teacher_wrn16_2", 691_674), ("teacher_wrn40_1", 563_930)],
+    [
+        ("student_alone", 175_066),
+        ("teacher_wrn16_2", 691_674),
+        ("teacher_wrn40_1", 563_930),
+        ("teacher_wrn40_2", 2_243_546),
+    ],
 )
 def test_the_nets_are_the_papers(name, parameters):
     assert sum(each.numel() for each in RECIPE.build(settings(name)).parameters()) == parameters
