@@ -83,6 +83,16 @@ class Result:
     samples: dict[str, list[str]] = field(default_factory=dict)
 
 
+def taught_by(runs: Sequence[Run]) -> nn.Module | None:
+    """Return the one net that the runs of a cohort learn from, if any does; those on labels alone name none."""
+    learners = [run for run in runs if run.arm.needs(run.seed)]
+    if not learners:
+        return None
+    (_,) = {key for run in learners for key in run.arm.needs(run.seed)}
+    (net,) = learners[0].teachers()
+    return net
+
+
 def candidates(recipe: Recipe) -> Recipe:
     """Return the recipe whose arms are the settings to choose from, named `<arm>.try<number>`."""
     arms = {

@@ -70,11 +70,23 @@ class Run:
         if not self.arm.start:
             return self.build()
         self.config["starts_from"] = self.runner.run_id(self.arm.start, self.seed)
-        return self.runner.trained(self.arm.start, self.seed)
+        return self._learned(self.arm.start, self.seed)
 
     def teachers(self) -> list[nn.Module]:
-        """Return the trained nets that this arm needs, in order."""
-        return [self.runner.trained(name, seed) for name, seed in self.arm.needs(self.seed)]
+        """Return the trained nets that this arm needs, in order.
+
+        Raises `ValueError` for one whose row names other data than is here.
+        """
+        return [self._learned(name, seed) for name, seed in self.arm.needs(self.seed)]
+
+    def _learned(self, name: str, seed: int) -> nn.Module:
+        row = self.runner.ledger.get(self.runner.run_id(name, seed))
+        if row is not None and row.data["digest"] != self.data.digest:
+            raise ValueError(
+                f"{row.run}: was trained on {row.data['name']} with digest {row.data['digest']}, here it is "
+                f"{self.data.digest}; delete its row and weights, or set KDREPRO_RUNS to another folder"
+            )
+        return self.runner.trained(name, seed)
 
     def measure(
         self,

@@ -168,6 +168,20 @@ def test_the_row_of_a_net_that_others_learned_from_stays_and_says_so(runner):
         assert trained_again(runner, rate=0.2) == before
 
 
+def test_nobody_learns_from_a_net_that_was_trained_on_other_data(runner, tmp_path):
+    runner.run([("first", 0), ("first", 1)])
+    other = dataclasses.replace(
+        RECIPE, load=lambda protocol: dataclasses.replace(load(protocol), digest="sha256:11")
+    )
+    options = {"protocol": "quick", "device": "cpu", "precision": "fp32", "progress": False}
+    later = Runner(other, ledger=Ledger(tmp_path), work=tmp_path, **options)
+    with pytest.raises(
+        ValueError,
+        match=r"^made_up\.quick\.first\.s0: was trained on made_up with digest sha256:00, here it is ",
+    ):
+        later.run([("mean", 0)])
+
+
 def test_a_seed_fixes_the_initial_weights_and_leaves_the_callers_random_state(runner):
     def first(seed: int) -> torch.Tensor:
         return Run(runner, "first", RECIPE.arm("first"), seed).build()[0].weight

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdrepro.arms import Arm, Key, Recipe, Result
+from kdrepro.arms import Arm, Key, Recipe, Result, taught_by
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
 from kdrepro.data.protocols import cifar10, digits
@@ -163,12 +163,8 @@ def attention_maps(
 
 
 def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:
-    needed = {key for run in runs for key in run.arm.needs(run.seed)}
-    if not needed:
-        return None
-    # The arms of a cohort have one teacher; those that learn from labels alone have none and ignore it.
-    ((name, seed),) = needed
-    return FrozenTeacher(Taps(runs[0].runner.trained(name, seed), {group: group for group in GROUPS}))
+    net = taught_by(runs)
+    return None if net is None else FrozenTeacher(Taps(net, {group: group for group in GROUPS}))
 
 
 def _objective(run: Run, student: nn.Module, teacher: FrozenTeacher | None, few: Tensor) -> nn.Module:

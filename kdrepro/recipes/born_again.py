@@ -26,7 +26,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
-from kdrepro.arms import Arm, Key, Recipe, Result
+from kdrepro.arms import Arm, Key, Recipe, Result, taught_by
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
@@ -174,12 +174,8 @@ def ensemble(run: Run) -> Result:
 
 
 def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:
-    needed = {key for run in runs for key in run.arm.needs(run.seed)}
-    if not needed:
-        return None
-    # Those of a cohort that learn from labels alone name no teacher and ignore this one.
-    ((name, seed),) = needed
-    return FrozenTeacher(runs[0].runner.trained(name, seed))
+    net = taught_by(runs)
+    return None if net is None else FrozenTeacher(net)
 
 
 _OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
