@@ -32,7 +32,7 @@ lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 bench: $(READY) ## measure what the engine costs, and how fast it trains and decodes
-	for file in bench/*.py; do $(BIN)/python "$$file" || exit 1; done
+	missed=0; for file in bench/*.py; do $(BIN)/python "$$file" || missed=1; done; exit $$missed
 
 browser: $(READY) ## fetch a Chromium for the browser tests, if the system has none
 	$(BIN)/playwright install chromium
