@@ -82,8 +82,10 @@ _CAPTIONS = {
     "Does it close at least half of the gap to the teacher with the beam?": "3a",
     "Is it twice as fast as with its own beam?": "3b",
     "Is it twice as fast as the teacher, both greedily?": "3c",
+    "Is it better than the teacher, both greedily?": "3d",
     "Does pruning half of its weights leave BLEU within 3 %?": "4",
     "Does pruning 80 % leave BLEU within 3 %?": "4a",
+    "Does pruning 85 % leave BLEU within 5 %?": "4d",
     "Does pruning 90 % leave BLEU within 8 %?": "4b",
     "Does pruning 90 % cost BLEU?": "4c",
 }
