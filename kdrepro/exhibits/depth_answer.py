@@ -11,6 +11,8 @@ from kdrepro.pairs import compare, difference, readings, rows_shown, summary
 
 _LEARNS = 0.5
 _WITH = {"alone": "labels alone", "kd": "soft targets", "hint": "a hint first"}
+# Section 4.1, at the paper's own length: the deepest net that each way trains.
+_PAPER = "The paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints"
 
 
 def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
@@ -19,22 +21,32 @@ def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
     A net has learned if it gets more than half of the test pictures right; of a depth whose runs differ it is said.
     """
     rows = rows_shown(ledger, "fitnets", protocol)
-    told = []
+    told, runs = [], set()
     for kind, name in _WITH.items():
         outcome: dict[str, list[str]] = {"": [], "some runs of ": [], "not ": []}
         for depth in DEPTHS:
             found = readings(rows, Side.of(f"depth{depth}_{kind}", "test_error_rate"))
             learned = {each.value < _LEARNS for each in found}
+            runs |= {len(found)} if found else set()
             if learned:
                 words = "some runs of " if len(learned) > 1 else "" if learned == {True} else "not "
                 outcome[words].append(str(depth))
         said = [f"{words}{_listed(depths)}" for words, depths in outcome.items() if depths]
         if said:
-            told.append(f"{name}: {', '.join(said)}")
+            told.append(f"{name} {', '.join(said)}")
     if not told:
         return "**Not run yet.**"
-    first = f"**How many layers may a net have that has learned when the schedule ends? With {'; with '.join(told)}.**"
-    return " ".join([first, *_teacher(rows)])
+    first = f"**Nets of how many layers have learned when a short schedule ends? With {'; with '.join(told)}.**"
+    return " ".join([first, f"{_PAPER}; {_length(rows, runs)}.", *_teacher(rows)])
+
+
+def _length(rows: Sequence[Row], runs: set[int]) -> str:
+    """How long these nets were trained, and how often."""
+    students = [row.config for row in rows if row.arm.startswith("depth")]
+    epochs = {config["epochs"] // config["shorter"] for config in students if "shorter" in config}
+    trained = " to ".join(f"{count}" for count in sorted({min(epochs), max(epochs)})) if epochs else "fewer"
+    times = " to ".join(f"{count}" for count in sorted({min(runs), max(runs)}))
+    return f"here a net has {trained} epochs, and there are {times} runs of each"
 
 
 def _listed(depths: list[str]) -> str:
