@@ -11,7 +11,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from kdrepro import checks, devices
+from kdrepro import checks, devices, digests
 from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Batches
 from kdrepro.data.text import SentenceBatches
@@ -20,16 +20,31 @@ from kdrepro.types import Batch, Outputs, TrainingData
 
 
 class CachedTeacher:
-    """A teacher's logits (N, K) and features on a whole data set, looked up by `batch.index`. See `cache_teacher`."""
+    """A teacher's logits (N, K) and features on a whole data set, looked up by `batch.index`. See `cache_teacher`.
 
-    def __init__(self, logits: Tensor, features: Mapping[str, Tensor] | None = None) -> None:
+    `temperature` is the one at which an ensemble's classes were averaged, `None` for one network, for which it does not
+    matter; `teacher` is the digest of its weights, empty if that is not known.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        features: Mapping[str, Tensor] | None = None,
+        *,
+        temperature: float | None = None,
+        teacher: str = "",
+    ) -> None:
         self.logits = checks.logits("logits", logits)
         self.features = dict(features or {})
+        self.temperature, self.teacher = temperature, teacher
 
     def save(self, file: Path) -> None:
         """Write the outputs to a safetensors file, atomically."""
-        features = {f"features.{name}": value for name, value in self.features.items()}
-        save_tensors({"logits": self.logits} | features, file, metadata={})
+        tensors = {f"features.{name}": value for name, value in self.features.items()}
+        if self.temperature is not None:
+            tensors["temperature"] = torch.tensor(self.temperature, dtype=torch.float64)
+        tensors["teacher"] = torch.tensor(list(self.teacher.encode()), dtype=torch.uint8)
+        save_tensors({"logits": self.logits} | tensors, file, metadata={})
 
     @classmethod
     def load(cls, file: Path) -> CachedTeacher:
@@ -38,14 +53,21 @@ class CachedTeacher:
         if "logits" not in tensors:
             raise ValueError(f"{file}: got no logits, expected a teacher's outputs; delete it to ask again")
         features = {
-            name.removeprefix("features."): value for name, value in tensors.items() if name != "logits"
+            name.removeprefix("features."): value
+            for name, value in tensors.items()
+            if name.startswith("features.")
         }
-        return cls(tensors["logits"], features)
+        temperature = float(tensors["temperature"]) if "temperature" in tensors else None
+        teacher = bytes(tensors["teacher"].tolist()).decode() if "teacher" in tensors else ""
+        return cls(tensors["logits"], features, temperature=temperature, teacher=teacher)
 
     def to(self, device: torch.device | str) -> CachedTeacher:
         """Return the same cache on `device`."""
         return CachedTeacher(
-            self.logits.to(device), {name: value.to(device) for name, value in self.features.items()}
+            self.logits.to(device),
+            {name: value.to(device) for name, value in self.features.items()},
+            temperature=self.temperature,
+            teacher=self.teacher,
         )
 
     def check_fits(self, batches: TrainingData) -> None:
@@ -69,17 +91,23 @@ class CachedTranslator:
     """A teacher's logits at every word of the targets of a text, looked up by `batch.index`. See `cache_teacher`.
 
     `logits` (P, V) are those of all predictions, one pair behind the other, of which each has so many (N,).
+    `temperature` and `teacher` are as in `CachedTeacher`.
     """
 
-    def __init__(self, logits: Tensor, predictions: Tensor) -> None:
+    def __init__(
+        self, logits: Tensor, predictions: Tensor, *, temperature: float | None = None, teacher: str = ""
+    ) -> None:
         self.logits, self.predictions = checks.logits("logits", logits), predictions
+        self.temperature, self.teacher = temperature, teacher
         if int(predictions.sum()) != len(logits):
             raise ValueError(f"predictions: got {int(predictions.sum())} in all, expected {len(logits)}")
         self.starts = (predictions.cumsum(0) - predictions).to(logits.device)
 
     def to(self, device: torch.device | str) -> CachedTranslator:
         """Return the same cache on `device`."""
-        return CachedTranslator(self.logits.to(device), self.predictions)
+        return CachedTranslator(
+            self.logits.to(device), self.predictions, temperature=self.temperature, teacher=self.teacher
+        )
 
     def check_fits(self, batches: TrainingData) -> None:
         """Raise `ValueError` or `TypeError` if the logits cannot be those of the pairs that `batches` gives."""
@@ -143,7 +171,8 @@ def cache_teacher(
 ) -> CachedTeacher | CachedTranslator:
     """Run the teacher once over the data of `batches`: right only where student and teacher see the same view.
 
-    `temperature` matters to an ensemble only (the members are averaged after softening). The precision is that of the
+    `temperature` matters to an ensemble only (the members are averaged after softening), and has to be the objective's:
+    `fit` refuses another. The precision is that of the
     `fit` the cache is for, so that the cached loss equals the uncached one. Of a text it holds a logit for each word of
     the vocabulary at each word of the targets, in the precision of the teacher's: gigabytes, soon.
     Raises `ValueError` when `batches` augments: the cached outputs would belong to other inputs.
@@ -163,7 +192,16 @@ def cache_teacher(
             for part in torch.split(batches.inputs, batches.batch_size)
         ]
     features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
-    return CachedTeacher(torch.cat([part.logits for part in parts]), features)
+    return CachedTeacher(
+        torch.cat([part.logits for part in parts]),
+        features,
+        temperature=_averaged_at(frozen, temperature),
+        teacher=digests.of_modules(*frozen.modules),
+    )
+
+
+def _averaged_at(teacher: FrozenTeacher, temperature: float) -> float | None:
+    return float(temperature) if len(teacher.modules) > 1 else None
 
 
 def _outside_the_heap(shape: tuple[int, int], *, like: Tensor) -> Tensor:
@@ -188,7 +226,12 @@ def _cache_translator(
         if cached is None:
             total = int(batches.predictions.sum())
             room = _outside_the_heap((total, found.shape[-1]), like=found)
-            cached = CachedTranslator(room, batches.predictions)
+            cached = CachedTranslator(
+                room,
+                batches.predictions,
+                temperature=_averaged_at(teacher, temperature),
+                teacher=digests.of_modules(*teacher.modules),
+            )
         assert batch.mask is not None
         places = cached.places(_index(batch), width=found.shape[1])
         cached.logits[places[batch.mask]] = found[batch.mask]

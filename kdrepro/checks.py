@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 import torch
@@ -127,3 +127,23 @@ def class_targets(
             expected = f"class numbers from 0 to {classes - 1}"
             raise ValueError(f"targets: got values from {low} to {high}, expected {expected}")
     return targets
+
+
+def terms(value: object) -> dict[str, Tensor]:
+    """Return what an objective gave.
+
+    Raises `TypeError` unless it is a dict of tensors, `ValueError` for none at all or one not a scalar.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"objective: it returned {type(value).__name__}, expected a dict of scalar tensors")
+    for name, term in value.items():
+        if not isinstance(term, Tensor):
+            raise TypeError(
+                f"objective: its term {name!r} is {term!r} ({type(term).__name__}), expected a scalar tensor"
+            )
+    if not value:
+        raise ValueError("objective: it returned no terms, expected at least one")
+    for name, term in value.items():
+        if term.ndim:
+            raise ValueError(f"objective: its term {name!r} has shape {tuple(term.shape)}, expected a scalar")
+    return dict(value)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kdrepro import taps
+from kdrepro import checks, taps
 from kdrepro.teacher import FrozenTeacher, run_module
 from kdrepro.types import Batch
 
@@ -114,20 +114,5 @@ class Distiller(nn.Module):
 
 
 def total(terms: object) -> Tensor:
-    """The sum of an objective's terms.
-
-    Raises `TypeError` unless they are a dict of tensors, `ValueError` for none at all or one not a scalar.
-    """
-    if not isinstance(terms, Mapping):
-        raise TypeError(f"objective: it returned {type(terms).__name__}, expected a dict of scalar tensors")
-    for name, term in terms.items():
-        if not isinstance(term, Tensor):
-            raise TypeError(
-                f"objective: its term {name!r} is {term!r} ({type(term).__name__}), expected a scalar tensor"
-            )
-    if not terms:
-        raise ValueError("objective: it returned no terms, expected at least one")
-    for name, term in terms.items():
-        if term.ndim:
-            raise ValueError(f"objective: its term {name!r} has shape {tuple(term.shape)}, expected a scalar")
-    return cast(Tensor, reduce(add, terms.values()))
+    """The sum of an objective's terms, which are checked (`checks.terms`)."""
+    return reduce(add, checks.terms(terms).values())

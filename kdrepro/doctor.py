@@ -52,11 +52,11 @@ def check(
         if teacher_taps is not None:
             frozen = [FrozenTeacher(members, teacher_taps=teacher_taps)]
         findings += _identity(members, student, objective)
-        sizes = [len(value) for value in diagnoses.tensors(batch.inputs).values() if value.ndim]
-        if not sizes or min(sizes) == 0:
+        size = _size(batch)
+        if size == 0:
             return [*findings, error("empty_batch", "the batch holds no examples", "Take a batch with some.")]
         findings += diagnoses.in_inputs(batch.inputs)
-        findings += _batch_of_one(min(sizes), student)
+        findings += _batch_of_one(size, student)
         outputs = [
             _ask(_name(position, members), member, batch, findings) for position, member in enumerate(frozen)
         ]
@@ -64,7 +64,8 @@ def check(
         answer = _attempt(
             "student", lambda: run_module(student, batch.inputs, side="student", tapped=tapped), findings
         )
-        if answer is not None:
+        # An objective that needs them and gets none fails, and that is its own finding.
+        if answer is not None and batch.targets is not None:
             findings += diagnoses.in_targets(batch, answer.logits)
         answers = [each for each in outputs if each is not None]
         if answer is None or len(answers) < len(members):
@@ -79,11 +80,14 @@ def check(
         findings += diagnoses.between(together.logits, answer.logits)
         # Beyond an error the numbers mean nothing.
         if not any(finding.severity == "error" for finding in findings):
-            findings += diagnoses.in_accuracy(batch, together.logits)
+            if batch.targets is not None:
+                findings += diagnoses.in_accuracy(batch, together.logits)
             if objective is not None:
-                findings += diagnoses.in_objective(objective, answer, together, batch)
-                if not any(finding.severity == "error" for finding in findings):
-                    findings += diagnoses.in_hints(objective.eval(), answer, together, batch)
+                # Whoever calls may be inside `no_grad`.
+                with torch.enable_grad():
+                    findings += diagnoses.in_objective(objective, answer, together, batch)
+                    if not any(finding.severity == "error" for finding in findings):
+                        findings += diagnoses.in_hints(objective.eval(), answer, together, batch)
     return findings
 
 
@@ -175,6 +179,13 @@ def _identity(
                 frozen.check_apart(**{name: other})
         except ValueError as problem:
             yield error("shared_weights", str(problem), advice)
+
+
+def _size(batch: Batch) -> int:
+    """Return how many examples there are: that of the targets, or the most of any input, as some hold for all."""
+    if isinstance(batch.targets, Tensor) and batch.targets.ndim:
+        return len(batch.targets)
+    return max((len(value) for value in diagnoses.tensors(batch.inputs).values() if value.ndim), default=0)
 
 
 def _batch_of_one(size: int, student: nn.Module) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from kdrepro import checks, devices
+from kdrepro import checks, devices, digests
 from kdrepro.caching import CachedTeacher, CachedTranslator
 from kdrepro.members import Ask, Member, Trainee
 from kdrepro.resume import History
@@ -118,9 +118,14 @@ def fit(
 
     With `checkpoint`, a run that was killed at any moment and is started again with the same arguments ends with the
     same numbers as an uninterrupted one. All randomness is a function of the seed of `batches` and the epoch; the
-    caller's random state is left alone. `progress` is a label: a bar on a terminal, elsewhere one line an epoch.
+    caller's random state is left alone. A checkpoint of another teacher, other data or other settings is refused.
+    `progress` is a label: a bar on a terminal, elsewhere one line an epoch.
 
     Under `accelerate launch` every process takes its share of each batch (BatchNorm statistics are each process's own).
+
+    `device` is `auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda` or `mps`. `precision` is that of the networks,
+    `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as many CPUs do too. Weights and losses
+    are float32 in any case.
 
     Raises `ValueError` or `TypeError`, naming the argument, before training starts; `FloatingPointError` with the step,
     the terms and the side that is not finite.
@@ -170,6 +175,11 @@ def fit_cohort(
     different temperatures.
     """
     checks.whole("epochs", epochs, least=1)
+    if not all(hasattr(batches, name) for name in ("epoch", "first", "check_classes", "to")):
+        raise TypeError(
+            f"batches: got {type(batches).__name__}, expected kdrepro.Batches or another TrainingData: its order is a "
+            "function of seed and epoch"
+        )
     if not members:
         raise ValueError("members: got none, expected at least one")
     if len({id(member.student) for member in members}) < len(members):
@@ -188,7 +198,11 @@ def fit_cohort(
         for member in members:
             teacher.check_apart(student=member.student, objective=member.objective)
     ask = _teacher_outputs(teacher, members, precision, run.device)
-    trainees = [Trainee(member, data, epochs=epochs, run=run, precision=precision) for member in members]
+    taught = _name(teacher) if any(member.checkpoint for member in members) else ""
+    trainees = [
+        Trainee(member, data, epochs=epochs, run=run, precision=precision, teacher=taught)
+        for member in members
+    ]
     devices_to_fork = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices_to_fork):
         # The first examples are tried here already, and an objective may draw numbers for them.
@@ -243,10 +257,16 @@ def _teacher_outputs(
 ) -> Ask | None:
     if teacher is None:
         return None
+    temperatures = {float(getattr(member.objective, "temperature", 1.0)) for member in members}
     if isinstance(teacher, CachedTeacher | CachedTranslator):
+        if teacher.temperature is not None and temperatures != {teacher.temperature}:
+            raise ValueError(
+                f"teacher: got an ensemble's outputs cached at temperature {teacher.temperature:g}, expected "
+                f"{', '.join(f'{each:g}' for each in sorted(temperatures))}, the objective's: its classes are averaged "
+                "at it"
+            )
         return teacher.to(device).look_up
     frozen = (teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)).to(device)
-    temperatures = {float(getattr(member.objective, "temperature", 1.0)) for member in members}
     if len(frozen.modules) > 1 and len(temperatures) > 1:
         raise ValueError(
             f"members: got objectives at the temperatures {', '.join(map(str, sorted(temperatures)))}, expected one: "
@@ -258,6 +278,15 @@ def _teacher_outputs(
             return frozen(batch.inputs, temperature=min(temperatures))
 
     return ask
+
+
+def _name(teacher: Teacher | None) -> str:
+    """Return the digest of a teacher's weights, for the checkpoints of those that learn from it."""
+    if teacher is None:
+        return "none"
+    if isinstance(teacher, CachedTeacher | CachedTranslator):
+        return teacher.teacher
+    return digests.of_modules(*(teacher.modules if isinstance(teacher, FrozenTeacher) else (teacher,)))
 
 
 def _share(batch: Batch, run: Accelerator) -> tuple[Batch, float]:

@@ -26,9 +26,9 @@ class LayerPair:
     """A layer of the teacher and one of the student that may be compared under one `name`.
 
     `teacher` and `student` are paths for `Taps`; the shapes are those of one example: (C, H, W) for a map, (L, C) for
-    tokens, (C,) for a vector. `teacher_signed` and `student_signed` say whether the feature falls below 0 on the probe:
-    what never does, such as a ReLU, cannot reach one that does. `problem` says why no regressor fits, and is empty if
-    one does or none is needed.
+    tokens, (C, L) for a `sequence`, which is what a one-dimensional convolution gives, (C,) for a vector.
+    `teacher_signed` and `student_signed` say whether the feature falls below 0 on the probe: what never does, such as a
+    ReLU, cannot reach one that does. `problem` says why no regressor fits, and is empty if one does or none is needed.
     """
 
     name: str
@@ -39,17 +39,21 @@ class LayerPair:
     teacher_signed: bool
     student_signed: bool
     problem: str = ""
+    sequence: bool = False
 
     @property
     def regressor(self) -> str:
         """What brings the student's feature to the teacher's shape, as code; empty if nothing is needed or fits.
 
-        For maps the convolution of Romero et al. (2015), section 2.2: no padding, a kernel of side
+        For maps and sequences the convolution of Romero et al. (2015), section 2.2: no padding, a kernel of side
         N_student − N_teacher + 1. For tokens and vectors, and maps with their channels last, a linear layer.
         """
         out_of_reach = self.teacher_signed and not self.student_signed
         if self.problem or (self.student_shape == self.teacher_shape and not out_of_reach):
             return ""
+        if self.sequence:
+            kernel: int | tuple[int, int] = self.student_shape[1] - self.teacher_shape[1] + 1
+            return f"nn.Conv1d({self.student_shape[0]}, {self.teacher_shape[0]}, {kernel})"
         if len(self.student_shape) != 3 or channels_last(self.student_shape):
             return f"nn.Linear({self.student_shape[-1]}, {self.teacher_shape[-1]})"
         height, width = (
@@ -68,8 +72,8 @@ class LayerPair:
         if not self.regressor:
             return nn.Identity()
         kind, _, rest = self.regressor.partition("(")
-        arguments = literal_eval(f"({rest}")
-        return nn.Linear(*arguments) if kind == "nn.Linear" else nn.Conv2d(*arguments)
+        made: nn.Module = getattr(nn, kind.removeprefix("nn."))(*literal_eval(f"({rest}"))
+        return made
 
 
 def suggest_pairs(
@@ -112,7 +116,8 @@ def suggest_pairs(
             guided.shape,
             hint.signed,
             guided.signed,
-            _problem(hint.shape, guided.shape),
+            _between(hint, guided),
+            hint.sequence,
         )
         for number, (hint, guided) in enumerate(_paired(theirs, ours), 1)
     ]
@@ -148,6 +153,16 @@ def format_pairs(pairs: Sequence[LayerPair]) -> str:
     return "\n".join(lines)
 
 
+def _between(teacher: Layer, student: Layer) -> str:
+    """Why no regressor brings the student's feature to the teacher's."""
+    hint, guided = teacher.shape, student.shape
+    if len(hint) != len(guided) or not (teacher.sequence or student.sequence):
+        return _problem(hint, guided)
+    if not (teacher.sequence and student.sequence):
+        return "one of the two has its channels first, so transpose it"
+    return "" if hint[1] <= guided[1] else f"the student's sequence is shorter, {guided[1]} against {hint[1]}"
+
+
 def _problem(hint: tuple[int, ...], guided: tuple[int, ...]) -> str:
     """Why no regressor brings `guided` to `hint`."""
     if len(hint) != len(guided):
@@ -174,7 +189,7 @@ def _paired(theirs: Sequence[Layer], ours: Sequence[Layer]) -> list[tuple[Layer,
     """Match in order: sizes less than a factor of 2 apart, else any that a regressor bridges, else by depth alone."""
 
     def bridged(hint: Layer, guided: Layer) -> bool:
-        return not _problem(hint.shape, guided.shape)
+        return not _between(hint, guided)
 
     def near(hint: Layer, guided: Layer) -> bool:
         sides = zip(guided.size, hint.size, strict=True)

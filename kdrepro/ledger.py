@@ -135,25 +135,18 @@ class Ledger:
         else:
             os.replace(temporary, file)
 
-    def _scan(self) -> Iterator[tuple[Path, Row | Problem]]:
+    def _scan(self, recipe: str = "*") -> Iterator[tuple[Path, Row | Problem]]:
         for folder in self.folders:
             misplaced = [(file, "lies outside a recipe's folder") for file in sorted(folder.glob("*.json"))]
             for file, reason in misplaced:
                 yield folder, Problem(file, reason)
-            for file in sorted(folder.glob("*/*.json")):
+            for file in sorted(folder.glob(f"{recipe}/*.json")):
                 try:
                     yield folder, _read(file)
                 except OSError as error:
                     yield folder, Problem(file, f"cannot be read: {error.strerror or error}")
                 except (ValueError, TypeError) as error:
                     yield folder, Problem(file, str(error))
-
-    def _all(self) -> dict[str, Row]:
-        found: dict[str, Row] = {}
-        for _, entry in self._scan():
-            if isinstance(entry, Row):
-                found.setdefault(entry.run, entry)
-        return found
 
     def rows(
         self,
@@ -166,6 +159,7 @@ class Ledger:
     ) -> list[Row]:
         """The rows that fit, sorted by recipe, protocol, arm and seed; `clean` leaves out uncommitted code's.
 
+        Where `clean` leaves out a row, that of a later folder stands in its place.
         Raises ValueError for a protocol or split that does not exist.
         """
         if protocol is not None and protocol not in PROTOCOLS:
@@ -173,20 +167,27 @@ class Ledger:
         if split not in SPLITS:
             raise wrong("split", split, f"one of {', '.join(SPLITS)}")
         arms = (arm,) if isinstance(arm, str) else arm
-        fitting = [
-            row
-            for row in self._all().values()
-            if recipe in (None, row.recipe)
-            and (arms is None or row.arm in arms)
-            and protocol in (None, row.protocol)
-            and row.split == split
-            and not (clean and row.dirty)
-        ]
-        return sorted(fitting, key=lambda row: (row.recipe, row.protocol, row.arm, row.seed))
+        found: dict[str, Row] = {}
+        for _, row in self._scan(recipe or "*"):
+            if (
+                isinstance(row, Row)
+                and (arms is None or row.arm in arms)
+                and protocol in (None, row.protocol)
+                and row.split == split
+                and not (clean and row.dirty)
+            ):
+                found.setdefault(row.run, row)
+        return sorted(found.values(), key=lambda row: (row.recipe, row.protocol, row.arm, row.seed))
 
     def get(self, run: str) -> Row | None:
         """The row of a run id, or None."""
-        return self._all().get(run)
+        recipe, _, rest = run.partition(".")
+        for folder in self.folders:
+            file = folder / recipe / f"{rest}.json"
+            # A file that is no row does not hide one in a later folder.
+            with suppress(ValueError, TypeError, OSError):
+                return _read(file)
+        return None
 
     def problems(self) -> list[Problem]:
         """The files that look like rows and are none, with the reason; they do not disturb the others."""

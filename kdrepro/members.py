@@ -37,6 +37,14 @@ class Member:
     label: str = ""
 
     def __post_init__(self) -> None:
+        for name, module in (("student", self.student), ("objective", self.objective)):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
+        if isinstance(self.optimizer, Optimizer) or not callable(self.optimizer):
+            raise TypeError(
+                f"optimizer: got {type(self.optimizer).__name__}, expected a callable that makes one of parameters, "
+                "such as functools.partial(torch.optim.SGD, lr=0.1)"
+            )
         if self.gradient_clip is not None:
             checks.positive("gradient_clip", self.gradient_clip)
         if self.patience is not None:
@@ -51,9 +59,16 @@ class Trainee:
     """A `Member` on its device: what the loop of `fit` asks for one step, and for the start and end of an epoch."""
 
     def __init__(
-        self, member: Member, data: TrainingData, *, epochs: int, run: Accelerator, precision: str
+        self,
+        member: Member,
+        data: TrainingData,
+        *,
+        epochs: int,
+        run: Accelerator,
+        precision: str,
+        teacher: str,
     ) -> None:
-        self.member, self.data, self.epochs, self.run = member, data, epochs, run
+        self.member, self.data, self.epochs, self.run, self.teacher = member, data, epochs, run, teacher
         if devices.prefers_channels_last(member.student, precision=precision, device=run.device):
             member.student.to(memory_format=torch.channels_last)
         self.step = Step(member.student, member.objective, precision, run.device).to(run.device)
@@ -75,7 +90,15 @@ class Trainee:
             self.optimizer,
             self.scheduler,
             Path(self.member.checkpoint) if self.member.checkpoint else None,
-            signature(self.step, self.data, self.epochs, self.optimizer),
+            signature(
+                self.step,
+                self.data,
+                epochs=self.epochs,
+                optimizer=self.optimizer,
+                scheduler=self.scheduler,
+                gradient_clip=self.member.gradient_clip,
+                teacher=self.teacher,
+            ),
         )
         self.history = self.state.load()
         where = devices.describe(self.run.device)

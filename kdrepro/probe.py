@@ -31,13 +31,14 @@ class Layer:
     weighs: bool  # multiplies by weights itself
     kind: type[nn.Module]
     depth: float = 0.0
+    sequence: bool = False  # (C, L), as a one-dimensional convolution gives it, not (L, C)
 
     @property
     def size(self) -> tuple[int, ...]:
-        """The positions: (H, W) of a map, (L,) of tokens, () of a vector."""
+        """The positions: (H, W) of a map, (L,) of tokens and sequences, () of a vector."""
         if len(self.shape) == 3:
             return self.shape[:2] if channels_last(self.shape) else self.shape[1:]
-        return self.shape[:-1]
+        return self.shape[1:] if self.sequence else self.shape[:-1]
 
     def around(self, other: Layer) -> bool:
         """Whether the other lies inside, and is of another size."""
@@ -70,7 +71,7 @@ class _Listener:
         holds = bool(module._modules)
         self.leaves += not holds
         value = tensor_in(output)
-        if value is None or not value.is_floating_point() or not 2 <= value.ndim <= 4:
+        if value is None or value.is_nested or not value.is_floating_point() or not 2 <= value.ndim <= 4:
             return
         if len(value) != self.count or not value.numel():
             return
@@ -113,8 +114,10 @@ def layers_of(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any])
         finally:
             for handle in handles:
                 handle.remove()
+    # What has the shape of a convolution's output is one, or comes from one.
+    sequences = {layer.shape for layer in listener.found.values() if issubclass(layer.kind, nn.Conv1d)}
     return [
-        replace(layer, depth=layer.last / listener.leaves)
+        replace(layer, depth=layer.last / listener.leaves, sequence=layer.shape in sequences)
         for layer in listener.found.values()
         if listener.calls[layer.path] == 1
         and layer.last - layer.first <= max(1, _WHOLE * listener.leaves)

@@ -17,7 +17,7 @@ def prune_(module: nn.Module, *, share: float) -> Callable[[nn.Module], None]:
     Kim & Rush (2016), section 5.2, after See, Luong & Manning (2016), section 3.1, class-blind: all matrices together,
     whatever they are for, so that layers of small weights lose more. Vectors (biases) are left alone. What is returned
     is called with the module after each step of training, `after_step` of `kdrepro.fit`.
-    Raises `ValueError` for a share outside [0, 1].
+    Raises `ValueError` for a share outside [0, 1] or a module without a matrix.
 
     >>> net = nn.Linear(2, 2, bias=False)
     >>> net.weight = nn.Parameter(torch.tensor([[1.0, -0.1], [0.2, -3.0]]))
@@ -27,6 +27,10 @@ def prune_(module: nn.Module, *, share: float) -> Callable[[nn.Module], None]:
     """
     checks.fraction("share", share)
     weights = {name: weight for name, weight in module.named_parameters() if weight.ndim > 1}
+    if not weights:
+        raise ValueError(
+            f"module: got {type(module).__name__} without a matrix of weights, expected at least one"
+        )
     sizes = torch.cat([weight.abs().flatten() for weight in weights.values()])
     count = round(share * len(sizes))
     # By rank, not by a threshold: of weights that are equal only as many go as shall go.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdrepro import devices
+from kdrepro import checks, devices, digests
 from kdrepro.checkpoints import load_state, save_state
 from kdrepro.teacher import run_module
 from kdrepro.types import Batch, Outputs, TrainingData
@@ -47,16 +50,23 @@ class Step(nn.Module):
     def forward(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         with devices.autocast(self.precision, self.device):
             outputs = run_module(self.student, batch.inputs, side="student")
-        terms: dict[str, Tensor] = self.objective(outputs, teacher, batch)
-        if not terms:
-            raise ValueError(
-                f"objective: {type(self.objective).__name__} returned no terms, expected at least one"
-            )
-        return terms
+        return checks.terms(self.objective(outputs, teacher, batch))
 
 
-def signature(step: Step, data: TrainingData, epochs: int, optimizer: Optimizer) -> dict[str, Any]:
-    """Return what has to be the same for a run to go on from a checkpoint."""
+def signature(
+    step: Step,
+    data: TrainingData,
+    *,
+    epochs: int,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    gradient_clip: float | None,
+    teacher: str,
+) -> dict[str, Any]:
+    """Return what has to be the same for a run to go on from a checkpoint; `teacher` is the digest of its weights."""
+    first = data.first(64)
+    inputs = first.inputs if isinstance(first.inputs, Mapping) else {"inputs": first.inputs}
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     return {
         "epochs": epochs,
         "batch_size": data.batch_size,
@@ -66,8 +76,29 @@ def signature(step: Step, data: TrainingData, epochs: int, optimizer: Optimizer)
         "objective": repr(step.objective),
         # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.
         "optimizer": " ".join(repr(optimizer).split()),
+        "schedule": _described(scheduler),
+        "gradient_clip": gradient_clip,
+        "teacher": teacher,
+        # Of all of it the first examples, which are soon read, and how it is augmented.
+        "data": digests.of_tensors(tensors | {"targets": first.targets}),
+        "augment": re.sub(r" at 0x[0-9a-f]+", "", repr(getattr(data, "augment", None))),
         "parameters": sum(parameter.numel() for parameter in step.parameters()),
+        "shapes": hashlib.sha256(
+            str([(name, tuple(value.shape)) for name, value in step.state_dict().items()]).encode()
+        ).hexdigest()[:16],
     }
+
+
+def _described(scheduler: LRScheduler | None) -> str:
+    """Name a schedule and its numbers; one that is a function is known by its class only."""
+    if scheduler is None:
+        return "none"
+    numbers = {
+        name: value
+        for name, value in scheduler.state_dict().items()
+        if not name.startswith("_") and isinstance(value, int | float | str | list)
+    }
+    return f"{type(scheduler).__name__} {numbers}"
 
 
 class State:

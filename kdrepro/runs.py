@@ -202,14 +202,16 @@ class Runner:
         for a wrong arm, or one that this protocol does not have.
         """
         order: list[Key] = []
+        there: set[Key] = set()
 
         def add(name: str, seed: int) -> None:
-            if (name, seed) in order:
+            if (name, seed) in there:
                 return
             for needed in self.recipe.arm(name).before(seed):
                 if not self.weights(*needed).exists():
                     add(*needed)
             order.append((name, seed))
+            there.add((name, seed))
 
         # A name that is wrong must not come to light after hours of training the others.
         arms = [name for name, arm in self.recipe.arms.items() if self.protocol in arm.protocols]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from threading import get_ident
@@ -37,7 +38,9 @@ class Taps(nn.Module):
 
     A feature is the tensor as it was when the submodule returned it (got it, for an input): a copy, so that a
     later in-place operation such as `ReLU(inplace=True)` does not reach it. Of a tuple or list it is the first
-    element, of an output with `last_hidden_state` that. Gradients flow through it; autocast shows in its dtype.
+    element, of an output with `last_hidden_state` that. Gradients flow through it; autocast shows in its dtype. In an
+    activation checkpoint that is re-entrant, or in any part that runs under `no_grad`, there are none to flow: a
+    feature from there is given with a warning.
 
     Hooks are on the network only while a forward runs, whatever becomes of it, and the features belong to the
     caller alone: nothing here keeps them or their graph. Threads do not see one another's.
@@ -233,6 +236,8 @@ class _Hook:
 
     def __init__(self, tap: Tap, features: dict[str, Tensor], thread: int | None) -> None:
         self.tap, self.features, self.thread = tap, features, thread
+        # Code that is being compiled is not asked: a warning would break it in two.
+        self.gradient = thread is not None and torch.is_grad_enabled()
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         # Replicas of a module share its hooks, so those of another thread fire here too.
@@ -245,6 +250,12 @@ class _Hook:
                 "or one that is called once"
             )
         value = _first(args, *rest) if tap.input else rest[-1]
+        if self.gradient and not torch.is_grad_enabled():
+            warnings.warn(
+                f"{tap.label}: {tap.path!r} ran without gradient although the network ran with it, so nothing learns "
+                "from this feature; if it is in an activation checkpoint, give that use_reentrant=False",
+                stacklevel=2,
+            )
         # A copy: what comes next may change it in place.
         self.features[tap.name] = _tensor(value, tap).clone()
 
@@ -269,6 +280,11 @@ def _tensor(value: Any, tap: Tap) -> Tensor:
         raise TypeError(
             f"{tap.label}: {tap.path!r} {'got' if tap.input else 'gave'} {type(value).__name__}, expected a tensor, "
             "a tuple that starts with one, or an output with a tensor `.last_hidden_state`"
+        )
+    if found.is_nested:
+        raise ValueError(
+            f"{tap.label}: {tap.path!r} gave a nested tensor, which torch's encoder makes of padding in eval mode, "
+            "expected a plain one; build nn.TransformerEncoder with enable_nested_tensor=False"
         )
     return found
 

@@ -64,8 +64,9 @@ class TranslationTest:
         """Return the metrics of rows, by name; those that compare with the teacher only if there is one.
 
         `bleu_…`, from 0 to 100, or `phoneme_error_rate_…` and `word_accuracy_…`, `greedy` and with the beam;
-        `test_perplexity` of the references; `mode_mass`, the mean probability of what the beam finds, its odds, and the
-        shares of the sentences where it is small or large (`mode_masses.shares`);
+        `test_perplexity` of the references; `mode_mass`, the mean probability of what the beam finds (of a
+        translation that it cuts off, that of the words so far), its odds, and the shares of the sentences where it is
+        small or large (`mode_masses.shares`);
         `words_per_second_…`, on the CPU; `teacher_agreement` on the next word, and how many times as fast greedy
         decoding is.
         """

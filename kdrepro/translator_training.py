@@ -77,7 +77,7 @@ class TranslatorTraining:
         sources = [self.text.sources[place] for place in places]
         references = [self.text.data.train[place][1] for place in places]
         found, file = self._search(sources, width=width, n_best=width)
-        chosen = self._chosen(found, references, file=file.with_suffix(".closest.json"))
+        chosen = self._chosen(found, references, file=file.with_suffix(".closest.jsonl"))
         nearest = [several[place] for several, place in zip(found, chosen, strict=True)]
         self._compare(places, nearest)
         return sources, [each.tokens for each in nearest]

@@ -8,7 +8,7 @@ from doctor_findings import INPUTS, TARGETS, codes, only, right_teacher
 from small_networks import Fixed, LanguageModel, WithFeatures, network
 from torch import nn
 
-from kdrepro import HintonKD, check
+from kdrepro import Batch, HintonKD, check
 
 # The networks themselves.
 
@@ -89,6 +89,22 @@ def test_batch_norm_with_a_batch_of_one():
         Fixed(torch.tensor([[3.0, 1, 2, 0, 0]])).eval(), WithFeatures(), (INPUTS[:1], TARGETS[:1])
     )
     assert "batch_of_one" not in codes(no_norm)
+
+
+def test_an_input_that_holds_for_all_examples_does_not_say_how_many_there_are():
+    class Placed(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, inputs, places):
+            return self.net(inputs + 0 * places)
+
+    inputs = {"inputs": INPUTS, "places": torch.zeros(1, INPUTS.shape[1])}
+    nets = [Placed(network(seed)) for seed in (0, 1)]
+    nets[0].eval().requires_grad_(False)
+    for targets in (TARGETS, None):
+        assert not {"batch_of_one", "empty_batch"} & set(codes(check(*nets, Batch(inputs, targets))))
 
 
 # What they give.

@@ -8,7 +8,7 @@ from doctor_findings import INPUTS, TARGETS, codes, only, right_teacher
 from small_networks import network, snapshot
 from torch import nn
 
-from kdrepro import check, hint_loss
+from kdrepro import Batch, HintonKD, Supervised, check, hint_loss
 
 # The objective.
 
@@ -46,6 +46,29 @@ class Objective(nn.Module):
 def test_an_objective_that_is_wrong(terms, code, severity):
     findings = check(right_teacher(), network(1), (INPUTS, TARGETS), objective=Objective(terms))
     assert only(findings, code, severity).message.startswith("objective: ")
+
+
+def test_targets_that_the_objective_does_not_need_may_be_left_out():
+    assert (
+        check(
+            right_teacher(),
+            network(1),
+            Batch(INPUTS, None),
+            objective=HintonKD(temperature=2.0, soft_weight=1.0),
+        )
+        == []
+    )
+    wrong = Objective(lambda student, teacher: {"soft": teacher.square().mean()})
+    findings = check(right_teacher(), network(1), Batch(INPUTS, None), objective=wrong)
+    assert codes(findings) == ["student_gets_no_gradient", "gradient_to_teacher"]
+    findings = check(right_teacher(), network(1), Batch(INPUTS, None), objective=Supervised())
+    only(findings, "objective_fails")
+
+
+def test_it_finds_the_same_inside_no_grad():
+    with torch.no_grad():
+        assert check(right_teacher(), network(1), (INPUTS, TARGETS), objective=Supervised()) == []
+        assert not torch.is_grad_enabled()
 
 
 def test_p_log_p_with_a_certain_teacher():

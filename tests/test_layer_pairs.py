@@ -118,6 +118,32 @@ def test_no_regressor_makes_a_map_larger():
         pair.make_regressor()
 
 
+def sequences(*widths: int, kernel: int = 3) -> nn.Sequential:
+    """Convolutions over one dimension, each shorter than the one before."""
+    layers = [
+        layer
+        for into, out in zip((3, *widths), widths, strict=False)
+        for layer in (nn.Conv1d(into, out, kernel), nn.ReLU())
+    ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
+
+
+def test_sequences_have_their_channels_first_and_need_convolutions_over_one_dimension():
+    inputs = torch.randn(2, 3, 20)
+    teacher, student = sequences(8, 12), sequences(4, 6, kernel=2)
+    teacher(inputs), student(inputs)
+    pairs = suggest_pairs(teacher, student, inputs)
+    assert [pair.regressor for pair in pairs] == ["nn.Conv1d(4, 8, 2)", "nn.Conv1d(6, 12, 3)"]
+    assert all(pair.sequence for pair in pairs)
+    assert_regressors_fit(teacher, student, inputs, pairs)
+    shorter, longer = sequences(4, 6, kernel=9), sequences(8, 12, kernel=1)
+    shorter(inputs), longer(inputs)
+    (first, *_) = suggest_pairs(longer, shorter, inputs)
+    assert first.problem == "the student's sequence is shorter, 12 against 20"
+    (mixed, *_) = suggest_pairs(teacher, Tokens(3, 8, length=18), torch.randn(2, 3, 20))
+    assert "channels first" in mixed.problem
+
+
 def test_networks_that_keep_their_size_are_cut_into_thirds():
     teacher, student = Tokens(6, 8), Tokens(3, 4)
     pairs = suggest_pairs(teacher, student, IMAGES)

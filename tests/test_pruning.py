@@ -69,3 +69,8 @@ def test_what_is_gone_stays_gone_while_the_others_train(net):
 def test_a_share_out_of_range_is_refused(net):
     with pytest.raises(ValueError, match=r"share: got 1.5, expected a number in \[0, 1\]"):
         prune_(net, share=1.5)
+
+
+def test_a_module_without_a_matrix_is_refused():
+    with pytest.raises(ValueError, match=r"module: got ReLU without a matrix of weights"):
+        prune_(nn.ReLU(), share=0.5)

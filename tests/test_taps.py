@@ -11,6 +11,7 @@ import torch
 from small_networks import WithFeatures, network, snapshot
 from tapped_networks import INPUTS, PATHS, TARGETS, Holder, Net, assert_right, by_hand, hooks
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from kdrepro import Batches, HintonKD, Taps, cache_teacher, fit, predict
 from kdrepro.teacher import FrozenTeacher
@@ -224,6 +225,52 @@ def test_no_gradient_and_inference_mode():
             out = Taps(net, PATHS)(INPUTS)
             assert_right(out, net, INPUTS)
         assert not out.features["one"].requires_grad
+
+
+class Checkpointed(nn.Module):
+    """A network with a part whose activations are computed again when the gradient needs them."""
+
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.part, self.head, self.reentrant = nn.Linear(4, 4), nn.Linear(4, 5), reentrant
+
+    def forward(self, inputs):
+        inputs = inputs.requires_grad_()
+        return self.head(checkpoint(self.part, inputs, use_reentrant=self.reentrant))
+
+
+def test_a_feature_from_an_activation_checkpoint_has_a_gradient_or_a_warning(recwarn):
+    taps = {"part": "part"}
+    net = Checkpointed(reentrant=False)
+    feature = Taps(net, taps)(INPUTS.clone()).features["part"]
+    feature.sum().backward()
+    assert net.part.weight.grad is not None
+    with torch.no_grad():
+        Taps(Checkpointed(reentrant=True), taps)(INPUTS.clone())
+    assert not recwarn
+    with pytest.warns(
+        UserWarning, match=r"taps\['part'\]: 'part' ran without gradient .* use_reentrant=False"
+    ):
+        feature = Taps(Checkpointed(reentrant=True), taps)(INPUTS.clone()).features["part"]
+    assert not feature.requires_grad
+
+
+def test_a_nested_tensor_is_refused_with_what_to_do():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    padding = torch.tensor([[False, False, True], [False, False, False]])
+    inputs = torch.randn(2, 3, 4)
+    for nested in (True, False):
+        net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested).eval()
+        tapped = Taps(net, {"first": "layers.0"})
+        with torch.no_grad():
+            if nested:
+                with pytest.raises(
+                    ValueError, match=r"'layers.0' gave a nested tensor.*enable_nested_tensor=False"
+                ):
+                    tapped(inputs, src_key_padding_mask=padding)
+            else:
+                features = tapped(inputs, src_key_padding_mask=padding).features
+                assert features["first"].shape == inputs.shape
 
 
 # In a teacher, in training.

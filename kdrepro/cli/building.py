@@ -17,13 +17,17 @@ def book_execute(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds that one chapter may take.")] = 1800.0,
 ) -> None:
-    """Run the chapters that are stale, each in its own process; a failed one does not stop the others."""
+    """Run the chapters that are stale, each in its own process; a failed one does not stop the others.
+
+    To be run at the root of a checkout.
+    """
     from kdrepro import book
     from kdrepro.data import cmudict, mnist
 
+    root = _checkout()
     digests = {each.name: each.digest for each in (mnist.load("mnist5k"), cmudict.load())}
     results = book.execute(
-        Path.cwd(),
+        root,
         chapters=chapter,
         protocol=protocol,
         device=device,
@@ -36,7 +40,17 @@ def book_execute(
 
 
 def book_build() -> None:
-    """Build the pages from the executed chapters and the recorded rows."""
+    """Build the pages from the executed chapters and the recorded rows. To be run at the root of a checkout."""
     from kdrepro import book
 
-    typer.echo(f"The book is in {book.build(Path.cwd())}")
+    typer.echo(f"The book is in {book.build(_checkout())}")
+
+
+def _checkout() -> Path:
+    """Return the current folder, or raise if the sources of the book are not in it."""
+    missing = [name for name in ("_config.yml", "notebooks", "book") if not Path(name).exists()]
+    if missing:
+        raise ValueError(
+            f"{Path.cwd()}: has no {' and no '.join(missing)}, expected the root of a checkout of kdrepro"
+        )
+    return Path.cwd()

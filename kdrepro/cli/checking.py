@@ -66,9 +66,20 @@ def _made(side: str, name: str) -> Any:
             f"{side}: got {name!r}, expected module:callable, such as torchvision.models:resnet18"
         )
     try:
-        maker: Callable[[], Any] = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{side}: there is no module {module!r} ({error})") from error
-    except AttributeError as error:
-        raise ValueError(f"{side}: module {module!r} has no {attribute!r}") from error
-    return maker()
+        found = import_module(module)
+    # Whatever a stranger's file raises is what there is to say.
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and module.startswith(error.name or " ")
+        what = "there is no" if missing else "failed to import"
+        raise ValueError(f"{side}: {what} module {module!r} ({type(error).__name__}: {error})") from error
+    maker: Callable[[], Any] | None = getattr(found, attribute, None)
+    if maker is None:
+        raise ValueError(f"{side}: module {module!r} has no {attribute!r}")
+    if not callable(maker):
+        raise ValueError(f"{side}: {name} is a {type(maker).__name__}, expected something to call")
+    try:
+        return maker()
+    except Exception as error:
+        raise ValueError(
+            f"{side}: {name}() failed with {type(error).__name__}: {error}; expected a callable without arguments"
+        ) from error

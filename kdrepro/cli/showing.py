@@ -32,7 +32,8 @@ def claims(
     from kdrepro.claims import papers
 
     rows = Ledger(ledger) if ledger else recorded()
-    checks.choice("paper", paper or "hinton2015", [each.key for each in papers()])
+    if paper is not None:
+        checks.choice("paper", paper, [each.key for each in papers()])
     for each in papers():
         if paper in (None, each.key):
             typer.secho(f"\n{each.key}: {each.title}", bold=True)
@@ -58,16 +59,29 @@ def table(
 ) -> None:
     """Print a table of rows: mean and 95 % half-width of each arm."""
     from kdrepro import recipes, tables
+    from kdrepro.pairs import reading
     from kdrepro.row import PROTOCOLS
 
     checks.choice("protocol", protocol, PROTOCOLS)
     rows = Ledger(ledger) if ledger else Ledger(user_folder(), RESULTS)
-    arms = list(recipes.load(recipe).arms)
-    there = {name for row in rows.rows(recipe=recipe, protocol=protocol) for name in row.metrics}
-    known = [name for name in _KNOWN_BY if name in there] or _KNOWN_BY[:3]
-    shown = metrics.split(",") if metrics else known
+    arms = [name for name, arm in recipes.load(recipe).arms.items() if protocol in arm.protocols]
+    found = rows.rows(recipe=recipe, protocol=protocol)
+    # Of a text of one's own, whose arms the recipe does not list.
+    arms = list(dict.fromkeys(row.arm for row in found if row.arm not in arms)) or arms
+    there = sorted({name for row in found for name in row.metrics})
+    shown = [name for name in _KNOWN_BY if name in there] or _KNOWN_BY[:3]
+    if metrics is not None:
+        shown = [name.strip() for name in metrics.split(",")]
+        for name in shown:
+            if found and all(reading(row, name) is None for row in found):
+                checks.choice("metrics", name, there)
     frame = tables.result_table(recipe, rows, arms, shown, protocol=protocol)
+    where = " and ".join("the recorded ones" if each == RESULTS else str(each) for each in rows.folders)
+    typer.secho(f"{recipe}, protocol {protocol}, rows of {where}", bold=True)
     typer.echo(frame.to_string(index=False))
+    left_out = sum(row.dirty for row in found) if protocol in ("reduced", "paper") else 0
+    if left_out:
+        typer.secho(f"Left out: {left_out} rows of code that was not committed", fg="yellow", err=True)
     _report(rows)
 
 

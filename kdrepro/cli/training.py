@@ -25,16 +25,16 @@ def seeds_from(text: str) -> list[int]:
     """
     found: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(
                 f"seeds: got {part!r} in {text!r}, expected whole numbers and ranges such as 0-4,7"
             )
         low, high = int(first), int(last or first)
         if high < low:
             raise ValueError(f"seeds: got the range {part!r}, expected its end not below its start")
-        found += [seed for seed in range(low, high + 1) if seed not in found]
-    return found
+        found += range(low, high + 1)
+    return list(dict.fromkeys(found))
 
 
 def run(
@@ -79,22 +79,27 @@ def run(
     from kdrepro.arms import candidates
 
     found, folder = recipes.load(recipe), RESULTS if record else user_folder()
-    if source is not None or target is not None:
+    own = source is not None or target is not None
+    if own:
         from kdrepro.recipes import sequence_kd
 
         protocol = protocol or "paper"
         found, digest, encoded = _own_text(recipe, source, target, record=record or select)
         folder = user_folder() / f"text-{digest.partition(':')[2]}"
-        arms = arms or ",".join(sequence_kd.OWN_ARMS)
+        arms = arms if arms is not None else ",".join(sequence_kd.OWN_ARMS)
         checks.choice("protocol", protocol, PROTOCOLS)
         typer.echo(f"{encoded(protocol).described()}.")
     protocol = protocol or "quick"
     if select:
+        if not found.candidates:
+            raise ValueError(f"select: {recipe} has no candidate settings to choose from")
         found = candidates(found)
-    wanted = [name.strip() for name in arms.split(",")] if arms else None
+    wanted = [name.strip() for name in arms.split(",")] if arms is not None else None
     if wanted is None and select:
         wanted = [name for name in found.arms if ".try" in name]
     for name in wanted or ():
+        if name.startswith("own_") and name not in found.arms:
+            raise ValueError(f"arms: got {name!r}, an arm of a text of one's own: give --source and --target")
         found.arm(name)
     runner = runs.Runner(
         found,
@@ -111,7 +116,7 @@ def run(
         )
     if record and (runner.dirty or runner.commit is None):
         raise ValueError("--record: the package's sources differ from the last commit; commit them first")
-    plan = runner.plan(wanted, seeds_from(seeds) if seeds else None)
+    plan = runner.plan(wanted, seeds_from(seeds) if seeds is not None else None)
     used = " and ".join(sorted({runner.settings(name)["precision"] for name, _ in plan}))
     typer.echo(
         f"{len(plan)} runs to do at protocol {protocol} on {runner.where}{f', {used}' if used else ''}; "
@@ -125,6 +130,10 @@ def run(
     # As a whole, so that arms of one cohort train together.
     for number, row in enumerate(runner.each(plan), start=1):
         typer.echo(f"[{number}/{len(plan)}] {row.run}: {_measured(row)}, {row.seconds:.0f} s")
+    typer.echo(
+        f"To compare: kdrepro table {found.name} --protocol {protocol}"
+        + (f" --ledger {folder}" if own else "")
+    )
 
 
 def _measured(row: Row) -> str:
@@ -159,11 +168,11 @@ def _cost(recipe: str, protocol: str, names: list[str], *, kind: str) -> str:
     from kdrepro import devices
 
     total, unknown = 0.0, set()
+    rows = recorded().rows(recipe=recipe, protocol=protocol)
     for name in names:
         # A setting that was tried costs what its arm costs.
         base = name.partition(".try")[0]
-        rows = recorded().rows(recipe=recipe, arm=base, protocol=protocol)
-        seconds = sorted(row.seconds for row in rows if devices.kind(row.device) == kind)
+        seconds = sorted(row.seconds for row in rows if row.arm == base and devices.kind(row.device) == kind)
         if seconds:
             total += seconds[len(seconds) // 2]
         else:

@@ -105,6 +105,9 @@ class Batches:
         augment: Augment | None = None,
         mask: Tensor | None = None,
     ) -> None:
+        for name, given in (("inputs", inputs), ("targets", targets)):
+            if not isinstance(given, Tensor):
+                raise TypeError(f"{name}: got {type(given).__name__}, expected a tensor")
         if len(inputs) == 0:
             raise ValueError("inputs: got an empty data set, expected at least one example")
         for name, values in (("targets", targets), ("mask", mask)):

@@ -62,10 +62,17 @@ class EncodedText:
 
         Of more than 50,000 the frequent ones.
         """
-        source, target = (
-            Vocabulary.from_texts((pair[side] for pair in data.train), at_least=at_least, most=_MOST_WORDS)
-            for side in (0, 1)
-        )
+        try:
+            source, target = (
+                Vocabulary.from_texts(
+                    (pair[side] for pair in data.train), at_least=at_least, most=_MOST_WORDS
+                )
+                for side in (0, 1)
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{data.name}: too little text for a vocabulary, among {len(data.train):,} training pairs; {error}"
+            ) from error
         train, test = (encode_pairs(pairs, source, target) for pairs in (data.train, data.test))
         return cls(data, source, target, *train, *test)
 
@@ -108,7 +115,7 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
 
     Accents are composed (Unicode NFC). Raises `FileNotFoundError` for a file that is not there, and `ValueError`,
     naming file and line, for text that is not UTF-8, empty lines, sentences of more than 250 words, files of different
-    length, and fewer than three different source sentences.
+    length, two files of the same text, and fewer than three different source sentences.
     """
     sources, targets = (_lines(Path(file)) for file in (source_file, target_file))
     if len(sources) != len(targets):
@@ -116,6 +123,8 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
             f"{target_file}: got {len(targets):,} lines, expected the {len(sources):,} of {source_file}: "
             "line n of one file translates line n of the other"
         )
+    if sources == targets:
+        raise ValueError(f"{target_file}: got the text of {source_file}, expected its translation")
     pairs = list(zip(sources, targets, strict=True))
     by_source: dict[str, list[int]] = {}
     for place, source in enumerate(sources):

@@ -42,8 +42,9 @@ def words(text: str) -> list[str]:
     """Cut a sentence into its words and punctuation marks, by a fixed rule for every language that writes spaces.
 
     Case is kept, as in Luong et al. (2015), whose training Kim & Rush (2016) follow: it carries meaning in German, and
-    BLEU counts it. Words with hyphens stay whole; what an apostrophe elides is cut off (`l'`, `'s`). Accents are
-    composed first (Unicode NFC). Scripts without spaces have to come with their words already apart.
+    BLEU counts it. Words with hyphens stay whole; what an apostrophe elides is cut off (`l'`, `'s`), and of a word of
+    one or two letters whatever follows (`it'`, `s`). Accents are composed first (Unicode NFC). Scripts without spaces
+    have to come with their words already apart.
 
     >>> words("A boy's T-shirt, 1.5 m long.")
     ['A', 'boy', "'s", 'T-shirt', ',', '1.5', 'm', 'long', '.']
@@ -72,6 +73,8 @@ def sentence(words: Iterable[str]) -> str:
             (opened.discard if closes else opened.add)(word)
         elif word == "„":
             opened.add("“")
+        elif word == "”":
+            opened.discard("“")
         elided_before = len(word) > 1 and word[0] in "'’"
         parts.append(word if joined or closes or elided_before or word in _AFTER_NO_SPACE else f" {word}")
         joined = opens or word in _BEFORE_NO_SPACE or (len(word) > 1 and word[-1] in "'’")

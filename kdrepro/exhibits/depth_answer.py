@@ -12,7 +12,9 @@ from kdrepro.pairs import compare, difference, readings, rows_shown, summary
 _LEARNS = 0.5
 _WITH = {"alone": "labels alone", "kd": "soft targets", "hint": "a hint first"}
 # Section 4.1, at the paper's own length: the deepest net that each way trains.
-_PAPER = "The paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints"
+_PAPER = (
+    "The paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints"
+)
 
 
 def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
@@ -36,7 +38,9 @@ def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
             told.append(f"{name} {', '.join(said)}")
     if not told:
         return "**Not run yet.**"
-    first = f"**Nets of how many layers have learned when a short schedule ends? With {'; with '.join(told)}.**"
+    first = (
+        f"**Nets of how many layers have learned when a short schedule ends? With {'; with '.join(told)}.**"
+    )
     return " ".join([first, f"{_PAPER}; {_length(rows, runs)}.", *_teacher(rows)])
 
 

@@ -81,7 +81,7 @@ def jensen_shannon(
     log_weight = torch.tensor(weight, dtype=student_log_probs.dtype, device=student_log_probs.device).log()
     log_rest = torch.log1p(-log_weight.exp())
     # logaddexp of two -inf has a NaN gradient; a floor far below any probability keeps padded classes finite.
-    floor = torch.finfo(student_log_probs.dtype).min / 4
+    floor = torch.finfo(torch.float32).min / 4
     student_log_probs, teacher_log_probs = (
         student_log_probs.clamp_min(floor),
         teacher_log_probs.clamp_min(floor),

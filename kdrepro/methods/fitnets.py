@@ -92,7 +92,7 @@ class FitNetKD(nn.Module):
     `decay_epochs`. The paper has no factor T². The authors' code softens the teacher's classes only, which
     `soften_student=False` repeats. Returns `{"hard": (), "soft": ()}`; `soft` is less than the
     cross-entropy by the teacher's entropy, which has no gradient, so that it is 0 where student and teacher agree.
-    Raises `ValueError` for a temperature not above 0, a weight below 0, or no teacher.
+    Raises `ValueError` for a temperature or `soft_weight` not above 0, a `final_soft_weight` below 0, or no teacher.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class FitNetKD(nn.Module):
             soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
             soft = soft / self.temperature**2
         else:
-            soft = forward_kl(student.logits, teacher.logits / self.temperature)
+            soft = forward_kl(student.logits, at_least_float32(teacher.logits) / self.temperature)
         return {
             "hard": masked_mean(hard, batch.mask),
             "soft": self.weight_now * masked_mean(soft, batch.mask),

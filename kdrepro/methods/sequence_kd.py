@@ -6,19 +6,21 @@ teacher's own translations (Seq-KD), or of its beam the one that is nearest to t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from kdrepro import checks
-from kdrepro.decode import Hypothesis, beam_search
+from kdrepro import checks, digests
+from kdrepro.decode import Hypothesis, beam_search, check_sources
 from kdrepro.losses.logits import forward_kl, hard_target_loss
 from kdrepro.losses.reduce import masked_mean
 from kdrepro.text_metrics import sentence_bleu
@@ -27,6 +29,10 @@ from kdrepro.types import Batch, Outputs
 # So many sentences are translated between two writes to the file. Which ones is fixed, so that a search that was killed
 # and started again puts the same sentences into the same batches.
 _CHUNK = 512
+# What such a file starts with.
+_BEGINNING = b'{"teacher": '
+# In seconds: how long to wait for another process, which may only be reading what is there.
+_PATIENCE = 30.0
 
 
 class WordLevelKD(nn.Module):
@@ -94,9 +100,10 @@ def teacher_translations(
     """
     checks.whole("n_best", n_best, least=1)
     checks.whole("width", width, least=n_best)
+    check_sources(teacher, sources)
     where = Path(file) if file is not None else None
     search = {
-        "teacher": teacher_id or (_weights_digest(teacher) if where is not None else ""),
+        "teacher": teacher_id or (digests.of_modules(teacher) if where is not None else ""),
         "sources": hashlib.sha256(json.dumps([list(each) for each in sources]).encode()).hexdigest(),
         "sentences": len(sources),
         "width": width,
@@ -106,38 +113,29 @@ def teacher_translations(
         # A search that goes on in another precision would end with a text that is neither's.
         "arithmetic": _arithmetic(teacher, device),
     }
-    pieces = _begun(where, search) if where is not None else []
-    size = where.stat().st_size if where is not None and where.exists() else 0
-    done = sum(len(piece) for piece in pieces)
-    while done < len(sources):
-        some = sources[done : done + _CHUNK]
-        found = beam_search(
-            teacher,
-            some,
-            width=width,
-            n_best=n_best,
-            max_length=max_length,
-            batch_size=batch_size,
-            device=device,
-        )
-        pieces.append([[asdict(each) for each in hypotheses] for hypotheses in found])
-        done += len(some)
-        if where is not None:
-            size = _append(where, search, pieces[-1], size=size)
-        if progress is not None:
-            progress(done, len(sources))
+    with _alone_with(where):
+        pieces = _begun(where, search) if where is not None else []
+        done = sum(len(piece) for piece in pieces)
+        while done < len(sources):
+            some = sources[done : done + _CHUNK]
+            found = beam_search(
+                teacher,
+                some,
+                width=width,
+                n_best=n_best,
+                max_length=max_length,
+                batch_size=batch_size,
+                device=device,
+            )
+            pieces.append([[asdict(each) for each in hypotheses] for hypotheses in found])
+            done += len(some)
+            if where is not None:
+                _append(where, search, pieces[-1])
+            if progress is not None:
+                progress(done, len(sources))
     written = "".join(json.dumps(piece) + "\n" for piece in pieces)
     hypotheses = [[Hypothesis(**each) for each in several] for piece in pieces for several in piece]
     return Translations(hypotheses, hashlib.sha256(written.encode()).hexdigest())
-
-
-def _weights_digest(teacher: nn.Module) -> str:
-    """Name a teacher by its weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(teacher.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _arithmetic(teacher: nn.Module, device: str | None) -> str:
@@ -148,19 +146,33 @@ def _arithmetic(teacher: nn.Module, device: str | None) -> str:
     return f"{where.type} {str(dtype).removeprefix('torch.')}"
 
 
-def _append(file: Path, search: dict[str, Any], piece: list[Any], *, size: int) -> int:
-    """Write a piece behind the `size` bytes that the file has, and return how many it has then."""
+@contextlib.contextmanager
+def _alone_with(file: Path | None) -> Iterator[None]:
+    """Keep other processes off a file of translations: from reading what is there to writing what is found."""
+    if file is None:
+        yield
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{file}.lock", timeout=_PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"{file}: another process writes the same translations; wait for it, and start again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _append(file: Path, search: dict[str, Any], piece: list[Any]) -> None:
+    """Write a piece behind what the file has, and before the first what search it belongs to."""
     with file.open("ab") as handle:
-        if handle.tell() != size:
-            raise RuntimeError(
-                f"{file}: another process writes the same translations; wait for it, and start again"
-            )
-        lines = [search, piece] if size == 0 else [piece]
+        lines = [search, piece] if handle.tell() == 0 else [piece]
         handle.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         handle.flush()
         os.fsync(handle.fileno())
-        return handle.tell()
 
 
 def _begun(file: Path, search: dict[str, Any]) -> list[list[Any]]:
@@ -170,13 +182,16 @@ def _begun(file: Path, search: dict[str, Any]) -> list[list[Any]]:
     content = file.read_bytes()
     # A line without its end was being written when the search was killed.
     whole = content[: content.rfind(b"\n") + 1]
-    lines = whole.decode("utf-8").splitlines()
-    if not lines:
+    if not whole:
+        # Nothing, or the beginning of a first line; a text of somebody else's is not ours to delete.
+        if content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
+            raise ValueError(f"{file}: not a file of translations; name another file")
         file.unlink()
         return []
     try:
-        begun, *pieces = [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+        begun, *pieces = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+    # Of letters that are none, or of a line that is not JSON.
+    except ValueError as error:
         raise ValueError(
             f"{file}: not a file of translations ({error}); delete it to search again"
         ) from error
@@ -185,6 +200,14 @@ def _begun(file: Path, search: dict[str, Any]) -> list[list[Any]]:
     if other and not (other == ["arithmetic"] and sum(map(len, pieces)) == search["sentences"]):
         raise ValueError(
             f"{file}: belongs to another search ({', '.join(other)} differ); delete it or name another file"
+        )
+    if not all(isinstance(piece, list) for piece in pieces):
+        raise ValueError(f"{file}: holds a line that is no piece of translations; delete it to search again")
+    done = sum(map(len, pieces))
+    # All pieces have the same length, but for the last of a search that is done.
+    if done > search["sentences"] or (done < search["sentences"] and done != len(pieces) * _CHUNK):
+        raise ValueError(
+            f"{file}: holds {done} sentences in pieces of other lengths; delete it to search again"
         )
     if len(whole) < len(content):
         with file.open("r+b") as handle:

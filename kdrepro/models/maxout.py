@@ -92,8 +92,8 @@ def maxout_net(
     U(−`init_range`, `init_range`), biases are 0, one per channel. Dropout stands before each layer, `input_dropout`
     before the first.
 
-    Shapes: (B, C, H, W) → logits (B, `classes`). Raises `ValueError` where a map becomes smaller than its
-    kernel or pool.
+    Shapes: (B, C, H, W) → logits (B, `classes`). Raises `ValueError` where a map becomes smaller than its kernel, or so
+    small that its pool has no window on it.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, height, width = image

@@ -31,7 +31,8 @@ class Dropout(nn.Module):
             return inputs
         words = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64, device=inputs.device)
         bits = words.random_(-(2**63), None).view(torch.int16)[: inputs.numel()].view(inputs.shape)
-        keep = bits >= round(self.probability * 2**16) - 2**15
+        # No more than an int16 holds: a threshold beyond it would come out at the other end, and nothing be dropped.
+        keep = bits >= min(round(self.probability * 2**16), 2**16 - 1) - 2**15
         return inputs * keep * (1 / (1 - self.probability))
 
 

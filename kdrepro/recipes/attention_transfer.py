@@ -8,8 +8,9 @@ Evidence, test errors at protocol reduced, n = 3: teacher_wrn16_2 1240 ± 64, st
 f_at 1454 ± 56, kd 1400 ± 21, at_kd 1406 ± 24, at_norm_0.1 1453 ± 15, at_norm_by_group 1398 ± 46;
 commits 84bf955, affcb9a, 8546750, 7231975. Those with WRN-40-1 or WRN-40-2 are not recorded.
 
-The settings are those of the authors' program (github.com/szagoruyko/attention-transfer, cifar.py); what we could read of
-the paper does not give them. None was tuned on CIFAR-10; the weight of the full activations is nowhere given, and is 1.
+The settings are those of the authors' program (github.com/szagoruyko/attention-transfer, cifar.py); what we could read
+of the paper does not give them. None was tuned on CIFAR-10; the weight of the full activations is nowhere given, and
+is 1.
 """
 
 from __future__ import annotations

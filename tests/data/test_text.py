@@ -51,6 +51,7 @@ def test_no_letter_is_lost_and_no_space_is_kept(text):
         'A "big" dog and a "small" one.',
         "Er sagt: „Halt“, und geht.",
         "He says “stop” and goes; then 50% stop!",
+        "He read “Home” and “Garden”, and again “Home”.",
         "The boys' dog",
         "L'homme d’un âge aujourd'hui",
         "Ess- und Wohnzimmer – groß",

@@ -60,6 +60,14 @@ def test_without_softening_the_student_it_is_the_authors_code():
     assert soft != soft_targets()(student, teacher, batch)["soft"]
 
 
+def test_a_teacher_in_half_precision_is_softened_in_single():
+    student, teacher, batch = case()
+    narrow = teacher.logits.detach().bfloat16()
+    objective = soft_targets(soften_student=False)
+    soft = objective(student, Outputs(narrow), batch)["soft"]
+    assert torch.equal(soft, objective(student, Outputs(narrow.float()), batch)["soft"])
+
+
 def test_the_teacher_gets_no_gradient():
     student, teacher, batch = case()
     for soften_student in (True, False):

@@ -155,14 +155,39 @@ def test_a_search_does_not_go_on_in_another_precision_and_one_that_is_done_is_re
 
 def test_two_processes_do_not_write_one_file(teacher, sources, tmp_path, monkeypatch):
     monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
+    monkeypatch.setattr(sequence_kd, "_PATIENCE", 0.01)
     file = tmp_path / "found.jsonl"
+    refused = []
 
     def other(done: int, of: int) -> None:
-        with file.open("a") as stream:
-            stream.write("[]\n")
+        with pytest.raises(RuntimeError, match=r"found.jsonl: another process writes the same translations"):
+            teacher_translations(teacher, sources, file=file, **SEARCH)
+        refused.append(done)
 
-    with pytest.raises(RuntimeError, match=r"found.jsonl: another process writes the same translations"):
-        teacher_translations(teacher, sources, file=file, progress=other, **SEARCH)
+    found = teacher_translations(teacher, sources, file=file, progress=other, **SEARCH)
+    assert refused == [8, 16, 24, 30]
+    # Whoever comes afterwards reads it.
+    assert teacher_translations(teacher, sources, file=file, **SEARCH) == found
+
+
+@pytest.mark.parametrize("lines", [[0, 1, 4], [0, 1, 2, 3, 3, 4], [0, 1, 2, 3, 4, 4]])
+def test_a_file_whose_pieces_are_not_those_of_one_search_is_refused(
+    teacher, sources, tmp_path, monkeypatch, lines
+):
+    monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
+    file = tmp_path / "found.jsonl"
+    teacher_translations(teacher, sources, file=file, **SEARCH)
+    content = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(content[line] for line in lines))
+    with pytest.raises(ValueError, match=r"found.jsonl: holds \d+ sentences in pieces of other lengths"):
+        teacher_translations(teacher, sources, file=file, **SEARCH)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(teacher, sources, tmp_path):
+    file = tmp_path / "found.jsonl"
+    file.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"found.jsonl: not a file of translations"):
+        teacher_translations(teacher, sources, file=file, **SEARCH)
 
 
 def test_progress_is_told_and_a_file_holds_one_line_for_each_piece(teacher, sources, tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def test_dropout_is_where_it_is_asked_for():
     assert both == ["Dropout 0.2", "Linear", "ReLU", "Dropout 0.5", "Linear"]
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 0.9, 1 - 2**-18])
 def test_dropout_drops_its_share_and_keeps_the_mean(probability):
     torch.manual_seed(0)
     dropped = Dropout(probability)(torch.ones(1000, 999))

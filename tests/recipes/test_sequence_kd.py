@@ -137,7 +137,7 @@ def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypa
 def test_how_near_the_texts_come_to_the_references_is_told(done, rows, text):
     """Of the nets above nothing is right; of a text that is partly the references it is that part, and a BLEU."""
     for name, width in (("seq_kd", 5), ("seq_inter", 10)):
-        file = done.work / "translations" / f"sequence_kd.smoke.cmu_teacher.s0.beam{width}.closest.json"
+        file = done.work / "translations" / f"sequence_kd.smoke.cmu_teacher.s0.beam{width}.closest.jsonl"
         chosen = json.loads(file.read_text())["chosen"] if name == "seq_inter" else [0] * len(text.targets)
         beams = translations(done, width)
         said = [several[place]["tokens"] for several, place in zip(beams, chosen, strict=True)]
@@ -179,7 +179,7 @@ def test_longer_training_is_on_the_references_of_the_pairs_that_interpolation_ta
 
 
 def test_what_is_nearest_is_found_once_for_all_that_learn_from_a_teacher(done, monkeypatch):
-    (file,) = (done.work / "translations").glob("*cmu_teacher.s0.beam10.closest.json")
+    (file,) = (done.work / "translations").glob("*cmu_teacher.s0.beam10.closest.jsonl")
     before = file.read_bytes()
     assert len(json.loads(before)["chosen"]) == 200
     monkeypatch.setattr("kdrepro.translator_training.closest_to_reference", None)
