@@ -69,7 +69,7 @@ def greedy(
     no word of the model, naming the sentence; `FloatingPointError` when the logits are NaN.
     """
     checks.whole("max_length", max_length, least=1)
-    translator = check_sources(model, sources)
+    translator = check_arguments(model, sources, device)
     found: list[Hypothesis | None] = [None] * len(sources)
     with _translating(model, device) as where:
         for places, source in _batches(sources, batch_size, where):
@@ -106,7 +106,7 @@ def beam_search(
     if checks.whole("n_best", n_best, least=1) > width:
         raise ValueError(f"n_best: got {n_best}, expected at most the width, {width}")
     checks.whole("max_length", max_length, least=1)
-    translator = check_sources(model, sources)
+    translator = check_arguments(model, sources, device)
     found: list[list[Hypothesis]] = [[] for _ in sources]
     with _translating(model, device) as where:
         for places, source in _batches(sources, batch_size, where):
@@ -280,8 +280,10 @@ def _precise(logits: Tensor) -> torch.dtype:
     return torch.float32 if logits.dtype in (torch.bfloat16, torch.float16) else logits.dtype
 
 
-def check_sources(model: object, sources: object) -> Translator:
+def check_arguments(model: object, sources: object, device: object) -> Translator:
     """Return the model if it can translate and the sentences are lists of its words, or raise."""
+    if device == "auto":
+        raise ValueError("device: got 'auto', expected a device of torch's, or None: where the model is")
     if not isinstance(model, nn.Module) or not all(
         hasattr(model, name) for name in ("encode", "step", "source_words")
     ):
@@ -308,8 +310,6 @@ def check_sources(model: object, sources: object) -> Translator:
 @contextmanager
 def _translating(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
     """Have the model on its device, in eval mode and without gradient; put its mode back."""
-    if device == "auto":
-        raise ValueError("device: got 'auto', expected a device of torch's, or None: where the model is")
     if device is not None:
         model.to(device)
     where = next((each.device for each in model.parameters()), torch.device("cpu"))

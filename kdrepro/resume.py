@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,6 +66,7 @@ def signature(
     first = data.first(64)
     inputs = first.inputs if isinstance(first.inputs, Mapping) else {"inputs": first.inputs}
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    augment = getattr(data, "augment", None)
     return {
         "epochs": epochs,
         "batch_size": data.batch_size,
@@ -76,12 +76,12 @@ def signature(
         "objective": repr(step.objective),
         # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.
         "optimizer": " ".join(repr(optimizer).split()),
-        "schedule": _described(scheduler),
+        "schedule": _described(scheduler, scheduler.state_dict() if scheduler is not None else {}),
         "gradient_clip": gradient_clip,
         "teacher": teacher,
         # Of all of it the first examples, which are soon read, and how it is augmented.
         "data": digests.of_tensors(tensors | {"targets": first.targets}),
-        "augment": re.sub(r" at 0x[0-9a-f]+", "", repr(getattr(data, "augment", None))),
+        "augment": _described(augment, vars(augment) if hasattr(augment, "__dict__") else {}),
         "parameters": sum(parameter.numel() for parameter in step.parameters()),
         "shapes": hashlib.sha256(
             str([(name, tuple(value.shape)) for name, value in step.state_dict().items()]).encode()
@@ -89,16 +89,16 @@ def signature(
     }
 
 
-def _described(scheduler: LRScheduler | None) -> str:
-    """Name a schedule and its numbers; one that is a function is known by its class only."""
-    if scheduler is None:
+def _described(part: object, state: Mapping[str, Any]) -> str:
+    """Name a part of a training and the numbers of its state; of one that is a function that it is one is all."""
+    if part is None:
         return "none"
     numbers = {
         name: value
-        for name, value in scheduler.state_dict().items()
+        for name, value in state.items()
         if not name.startswith("_") and isinstance(value, int | float | str | list)
     }
-    return f"{type(scheduler).__name__} {numbers}"
+    return f"{type(part).__name__} {numbers}"
 
 
 class State:

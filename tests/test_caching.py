@@ -6,13 +6,14 @@ import random
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kdrepro import AttentionTransfer, Batches, Taps, cache_teacher, fit
+from kdrepro import AttentionTransfer, Batches, HintonKD, Taps, cache_teacher, fit
 from kdrepro.caching import CachedTeacher, CachedTranslator
 from kdrepro.data.batches import Jitter
 from kdrepro.data.text import SentenceBatches
@@ -133,6 +134,29 @@ def test_an_ensembles_logits_are_cached_at_its_temperature():
                 found.look_up(part).logits, crowd(part.inputs, temperature=temperature).logits
             )
         assert found.features == {}
+
+
+def test_an_ensemble_that_was_cached_at_another_temperature_than_the_objectives_is_refused(tmp_path):
+    crowd = FrozenTeacher([net(0), net(1)])
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.1), "epochs": 1, **SETTINGS}
+    objective = HintonKD(temperature=4.0, soft_weight=1.0)
+    found = cached(crowd)
+    found.save(tmp_path / "cached.safetensors")
+    for each in (found, CachedTeacher.load(tmp_path / "cached.safetensors")):
+        with pytest.raises(
+            ValueError, match="teacher: got an ensemble's outputs cached at temperature 1, expected 4"
+        ):
+            fit(net(2), objective, batches(), teacher=each, **options)
+    fit(net(2), objective, batches(), teacher=cached(crowd, temperature=4.0), **options)
+    # For one network the temperature of the cache does not matter.
+    fit(net(2), objective, batches(), teacher=cached(net(0), temperature=2.0), **options)
+
+
+def test_a_cache_knows_whose_it_is(tmp_path):
+    found = [cached(net(seed)).teacher for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    cached(net(0)).save(tmp_path / "cached.safetensors")
+    assert CachedTeacher.load(tmp_path / "cached.safetensors").to("cpu").teacher == found[0]
 
 
 def test_a_cache_moves_with_all_that_it_holds():

@@ -242,6 +242,22 @@ def mistaken(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
         ),
         (["run", "hinton_kd", "--protocol", "quick", "--record"], "expected reduced or paper"),
         (["check", "torch.nn:Nothing", "torch.nn:Identity"], "teacher: module 'torch.nn' has no 'Nothing'"),
+        (["check", "nn.torch:Nothing", "torch.nn:Identity"], "teacher: there is no module 'nn.torch'"),
+        (
+            ["check", "torch.nn:Identity", "torch.nn:Linear"],
+            "student: torch.nn:Linear() failed with TypeError",
+        ),
+        (
+            ["check", "torch.nn:Identity", "torch.nn:__name__"],
+            "student: torch.nn:__name__ is a str, expected",
+        ),
+        (["run", "hinton_kd", "--seeds", "3-"], "seeds: got '3-' in '3-', expected whole numbers"),
+        (["run", "hinton_kd", "--seeds", ""], "seeds: got '' in '', expected whole numbers"),
+        (["run", "hinton_kd", "--arms", ""], "arm: got '', expected one of teacher, "),
+        (["run", "fitnets", "--select"], "select: fitnets has no candidate settings to choose from"),
+        (["run", "sequence_kd", "--arms", "own_teacher"], "give --source and --target"),
+        (["claims", "--paper", ""], "paper: got '', expected one of hinton2015"),
+        (["table", "hinton_kd", "--metrics", "test_error"], "did you mean 'test_errors'?"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_1(words, says, runs_folder, capsys, monkeypatch) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from small_networks import network, snapshot
+from small_networks import batch, network, snapshot
 from small_trainings import batches, train, without_batch_norm
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -21,6 +21,40 @@ def test_a_student_among_several_teachers_is_refused():
     student = network(9)
     with pytest.raises(ValueError, match="student: got the same object as the teacher"):
         train(student, teacher=[student, network(1)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batches": [batch(8)]}, "batches: got list, expected kdrepro.Batches"),
+        ({"objective": cross_entropy}, "objective: got function, expected an nn.Module"),
+        ({"optimizer": SGD([torch.zeros(1)], lr=0.1)}, "optimizer: got SGD, expected a callable"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(changes, says):
+    with pytest.raises(TypeError, match=says):
+        train(network(1), **changes)
+
+
+@pytest.mark.parametrize(
+    ("terms", "kind", "says"),
+    [
+        (lambda loss: loss.mean(), TypeError, "objective: it returned Tensor, expected a dict"),
+        (
+            lambda loss: {"soft": loss},
+            ValueError,
+            r"objective: its term 'soft' has shape \(2,\), expected a scalar",
+        ),
+        (lambda loss: {"soft": 1.0}, TypeError, "objective: its term 'soft' is 1.0"),
+    ],
+)
+def test_terms_of_the_wrong_kind_are_named(terms, kind, says):
+    class Objective(nn.Module):
+        def forward(self, student, teacher, batch):
+            return terms(student.logits.mean(-1))
+
+    with pytest.raises(kind, match=says):
+        train(network(1), objective=Objective())
 
 
 class NaNOn(nn.Module):

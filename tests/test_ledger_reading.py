@@ -55,6 +55,27 @@ def test_the_first_folder_wins_and_is_written_into(tmp_path):
     assert (tmp_path / "a" / "hinton_kd" / "paper.teacher.s0.json").exists()
 
 
+def test_a_row_that_is_left_out_does_not_hide_another(tmp_path):
+    Ledger(tmp_path / "b").write(make_row("teacher", 0, 1.0))
+    both = Ledger(tmp_path / "a", tmp_path / "b")
+    both.write(make_row("teacher", 0, 2.0, dirty=True))
+    assert [row.metrics["test_errors"] for row in both.rows()] == [2.0]
+    assert [row.metrics["test_errors"] for row in both.rows(clean=True)] == [1.0]
+
+
+def test_the_row_of_a_run_is_found_where_its_id_says(tmp_path):
+    both = Ledger(tmp_path / "a", tmp_path / "b")
+    rows = [make_row("at_norm_0.1", 3, 1.0), make_row("teacher", 0, 2.0, split="select")]
+    for row in rows:
+        Ledger(tmp_path / "b").write(row)
+        assert both.get(row.run) == row
+    assert both.get("hinton_kd.paper.teacher.s0") is None
+    file = tmp_path / "a" / "hinton_kd" / "paper.at_norm_0.1.s3.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    assert both.get(rows[0].run) == rows[0]
+
+
 def test_a_ledger_without_a_folder(tmp_path):
     with pytest.raises(ValueError, match="folders: got none"):
         Ledger()

@@ -9,7 +9,7 @@ from killed_runs import start
 from small_networks import network
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from kdrepro import Batches, HintonKD, devices, fit, resume
 from kdrepro.checkpoints import load_state
@@ -59,11 +59,11 @@ def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool =
         return abs(net[1][4].bias.sum().item() + 0.4317)
 
     batches = Batches(
-        IMAGES,
+        changes.pop("inputs", IMAGES),
         TARGETS,
         batch_size=changes.pop("batch_size", 8),
         seed=changes.pop("seed", 7),
-        augment=Jitter(pixels=1),
+        augment=changes.pop("augment", Jitter(pixels=1)),
     )
     arguments = {
         "objective": objective,
@@ -186,6 +186,14 @@ def test_a_disk_that_fills_up_stops_the_run_and_the_last_good_checkpoint_goes_on
         ({"optimizer": lambda parameters: SGD(parameters, lr=0.3, momentum=0.9)}, "initial_lr: 0.3"),
         ({"optimizer": lambda parameters: SGD(parameters, lr=0.2)}, "momentum: 0 "),
         ({"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.2)}, "here 'Adam ("),
+        ({"gradient_clip": 0.5}, "gradient_clip "),
+        (
+            {"schedule": lambda optimizer: StepLR(optimizer, 2, gamma=0.5)},
+            "here \"StepLR {'step_size': 2, 'gamma': 0.5",
+        ),
+        ({"teacher": images_net(5)}, "teacher '"),
+        ({"inputs": 2 * IMAGES}, "data '"),
+        ({"augment": Jitter(pixels=2)}, "here \"Jitter {'pixels': 2}\""),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_and_kept(changes, says, tmp_path):

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from kdrepro import checks, digests
-from kdrepro.decode import Hypothesis, beam_search, check_sources
+from kdrepro.decode import Hypothesis, beam_search, check_arguments
 from kdrepro.losses.logits import forward_kl, hard_target_loss
 from kdrepro.losses.reduce import masked_mean
 from kdrepro.text_metrics import sentence_bleu
@@ -100,7 +100,7 @@ def teacher_translations(
     """
     checks.whole("n_best", n_best, least=1)
     checks.whole("width", width, least=n_best)
-    check_sources(teacher, sources)
+    check_arguments(teacher, sources, device)
     where = Path(file) if file is not None else None
     search = {
         "teacher": teacher_id or (digests.of_modules(teacher) if where is not None else ""),

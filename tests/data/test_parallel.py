@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from kdrepro.data.parallel import ParallelText, encode_pairs, read_parallel, unknown_share, write_lines
+from kdrepro.data.parallel import (
+    EncodedText,
+    ParallelText,
+    encode_pairs,
+    read_parallel,
+    unknown_share,
+    write_lines,
+)
 from kdrepro.data.text import Vocabulary
 
 
@@ -58,7 +65,7 @@ def test_a_few_sentences_are_enough(count, tmp_path):
 
 def test_no_more_than_a_thousand_are_held_out(tmp_path):
     lines = [str(number) for number in range(30_000)]
-    text = read_parallel(*written(tmp_path, lines, lines))
+    text = read_parallel(*written(tmp_path, lines, lines[::-1]))
     assert [len(part) for part in (text.train, text.valid, text.test)] == [28_000, 1000, 1000]
 
 
@@ -73,8 +80,8 @@ def test_accents_are_composed_so_that_two_ways_to_write_them_are_one_word(tmp_pa
     composed = [f"café {number}" for number in range(20)]
     apart = [unicodedata.normalize("NFD", line) for line in composed]
     assert apart != composed
-    assert read_parallel(*written(tmp_path, apart, apart)) == read_parallel(
-        *written(tmp_path, composed, composed)
+    assert read_parallel(*written(tmp_path, apart, apart[::-1])) == read_parallel(
+        *written(tmp_path, composed, composed[::-1])
     )
 
 
@@ -174,3 +181,17 @@ def test_pairs_for_choosing_take_the_place_of_the_test():
     )
     held = text.held_out(1)
     assert (held.train, held.valid, held.test, held.further) == ([("a", "b")], [], [("c", "d")], {})
+
+
+def test_a_text_is_not_its_own_translation(tmp_path):
+    files = written(tmp_path, ENGLISH, ENGLISH)
+    with pytest.raises(ValueError, match=r"a.de: got the text of .*a.en, expected its translation"):
+        read_parallel(*files)
+
+
+def test_a_text_too_small_for_a_vocabulary_is_named(tmp_path):
+    text = read_parallel(*written(tmp_path, ENGLISH, [f"Satz{number}" for number in range(100)]))
+    with pytest.raises(
+        ValueError, match=r"a\.en and a\.de: too little text for a vocabulary, among 90 training pairs"
+    ):
+        EncodedText.of(text, at_least=2)

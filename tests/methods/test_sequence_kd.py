@@ -183,6 +183,28 @@ def test_a_file_whose_pieces_are_not_those_of_one_search_is_refused(
         teacher_translations(teacher, sources, file=file, **SEARCH)
 
 
+def test_a_text_of_somebody_elses_is_not_overwritten(teacher, sources, tmp_path):
+    file = tmp_path / "notes.txt"
+    for content in ("important notes", "important\nnotes", '{"teacher": "sha256:1"}\n5\n'):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"notes\.txt: "):
+            teacher_translations(teacher, sources, file=file, **SEARCH)
+        assert file.read_text() == content
+
+
+def test_a_sentence_that_cannot_be_read_is_named_before_anything_is_translated(teacher, sources, monkeypatch):
+    monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
+    told = []
+    search = SEARCH | {"progress": lambda done, of: told.append(done)}
+    with pytest.raises(ValueError, match="sources: got no word in sentence 30"):
+        teacher_translations(teacher, [*sources, []], **search)
+    with pytest.raises(TypeError, match="as sentence 0, expected a list of word numbers"):
+        teacher_translations(teacher, [torch.tensor([5, 6])], **search)
+    with pytest.raises(ValueError, match="device: got 'auto', expected a device of torch's"):
+        teacher_translations(teacher, sources, **search | {"device": "auto"})
+    assert told == []
+
+
 def test_a_file_that_is_no_text_is_refused_by_name(teacher, sources, tmp_path):
     file = tmp_path / "found.jsonl"
     file.write_bytes(b"\xff\xfe\n")
