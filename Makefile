@@ -56,6 +56,13 @@ clean: ## remove what was built; rows in ./runs stay
 	rm -rf $(VENV) _build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# An environment that is there keeps its Python, so another one that is asked for is no silent wish.
+ifeq ($(origin PYTHON)$(wildcard $(READY)),command line$(READY))
+ifneq ($(shell $(PYTHON) -c 'import sys; print(*sys.version_info[:2])'),$(shell $(BIN)/python -c 'import sys; print(*sys.version_info[:2])'))
+$(error $(VENV) was built with another Python than $(PYTHON); make clean removes it)
+endif
+endif
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(CONSTRAINTS) -e ".[book,dev]"

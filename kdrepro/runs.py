@@ -134,7 +134,8 @@ class Runner:
 
     `split="select"` trains without the last `recipe.held_out` training examples and measures on them.
     `work` (default: `user_folder()`) holds weights and checkpoints. Names are checked before anything is loaded.
-    `precision="auto"` is what an arm's settings say, and where they say nothing bf16 on a processor that has it.
+    `precision="auto"` is what an arm's settings say, and where they say nothing bf16 on a processor that has it. With
+    `recording` nothing is trained under a net that came out otherwise than its row says.
     """
 
     def __init__(
@@ -147,9 +148,10 @@ class Runner:
         device: str = "auto",
         precision: str = "auto",
         work: Path | None = None,
+        recording: bool = False,
         progress: bool = True,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.recording = recipe, recording
         self.protocol = checks.choice("protocol", protocol, PROTOCOLS)
         self.split = checks.choice("split", split, SPLITS)
         self.device, self.ledger, self.progress = device, ledger, progress
@@ -328,7 +330,7 @@ class Runner:
     def _came_out_otherwise(self, row: Row) -> None:
         """Put the new row in the old one's place, where a net that was trained again for its weights is another net.
 
-        Unless rows of others rest on the old one: then it stays, with a warning.
+        Unless rows of others rest on the old one: then it stays, with a warning, or an error where rows are recorded.
         """
         others = [
             each.run
@@ -338,9 +340,11 @@ class Runner:
         if not others:
             self.ledger.write(row, replace=True)
             return
-        warnings.warn(
+        message = (
             f"{row.run}: trained again for its weights, it came out otherwise than its row says, from which "
-            f"{', '.join(others)} learned; what learns now has another teacher. To start anew, delete all of them",
-            RuntimeWarning,
-            stacklevel=2,
+            f"{', '.join(others)} learned; what learns now has another teacher. To start anew, delete all of them"
         )
+        if self.recording:
+            self.weights(row.arm, row.seed).unlink(missing_ok=True)
+            raise RuntimeError(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

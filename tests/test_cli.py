@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_table_shows_every_arm(runs_folder) -> None:
     printed = said("table", "--metrics", "test_errors")
     assert "soft_targets_T20" in printed
     assert "units30_T2.5" in printed
+
+
+def test_table_shows_arms_that_the_recipe_does_not_list(runs_folder) -> None:
+    ledger = Ledger(runs_folder)
+    ledger.write(make_row("own_teacher", 0, protocol="quick"))
+    assert "soft_targets_T20" not in said("table", "hinton_kd", "--protocol", "quick")
+    ledger.write(make_row("teacher", 0, protocol="quick"))
+    printed = said("table", "hinton_kd", "--protocol", "quick")
+    assert all(name in printed for name in ("own_teacher", "soft_targets_T20"))
+    assert f"hinton_kd, protocol quick, rows of {runs_folder} and the recorded ones" in printed
+
+
+def test_table_says_how_many_rows_are_left_out(runs_folder) -> None:
+    Ledger(runs_folder).write(make_row("teacher", 0, dirty=True))
+    printed = said("table", "hinton_kd", "--metrics", "test_errors, test_nll")
+    assert "Left out: 1 rows of code that was not committed" in printed
+    # The recorded row of the same run is counted all the same.
+    assert re.search(r"^ +teacher .* 5$", printed, flags=re.MULTILINE)
 
 
 def test_data_lists_and_checks() -> None:

@@ -60,6 +60,8 @@ def test_no_link_inside_the_book_is_broken(site: Path, links: dict[str, Links]) 
 
 
 def test_links_to_sources_and_to_colab_lead_to_tracked_files(links: dict[str, Links]) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout, so nothing says what is tracked")
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

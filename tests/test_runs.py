@@ -168,6 +168,20 @@ def test_the_row_of_a_net_that_others_learned_from_stays_and_says_so(runner):
         assert trained_again(runner, rate=0.2) == before
 
 
+def test_nothing_is_recorded_under_a_net_that_came_out_otherwise(runner):
+    runner.run(runner.plan(["second"], [0]))
+    before = runner.ledger.get(runner.run_id("first", 0))
+    runner.recording = True
+    with pytest.raises(
+        RuntimeError, match=r"first\.s0: trained again .* what learns now has another teacher"
+    ):
+        trained_again(runner, rate=0.2)
+    assert runner.ledger.get(runner.run_id("second", 1)) is None
+    assert runner.ledger.get(before.run) == before
+    # Nor the next time, when its weights would be there.
+    assert not runner.weights("first", 0).exists()
+
+
 def test_nobody_learns_from_a_net_that_was_trained_on_other_data(runner, tmp_path):
     runner.run([("first", 0), ("first", 1)])
     other = dataclasses.replace(

@@ -28,6 +28,10 @@ RIGHTS = {
 }
 SHELL_WORDS = {
     "set",
+    "mkdir",
+    "cp",
+    "for",
+    "done",
     "if",
     "then",
     "else",

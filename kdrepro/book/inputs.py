@@ -35,20 +35,24 @@ def _folder(folder: Path) -> str:
 def inputs(
     root: Path, name: str, notebook: Notebook, parameters: Mapping[str, Any], data: Mapping[str, str]
 ) -> Inputs:
-    """All that an execution of the chapter `name` can see, as digests: notebook, parameters, package, rows, pins, data.
+    """All that an execution of the chapter `name` looks at, as digests: notebook, parameters, package, pins, data.
+
+    And the rows of its own recipe.
 
     Of the notebook only the sources and tags of its cells count, so that opening it and saving it changes nothing.
     """
     cells = [(cell["cell_type"], text_of(cell), tags(cell)) for cell in notebook["cells"]]
     package, pins = root / "kdrepro", root / "constraints.txt"
-    rows = {each.name: _folder(each) for each in (package / "results").glob("*") if each.is_dir()}
+    # A chapter and its recipe have one name.
+    own = package / "results" / name
+    rows = {name: _folder(own)} if own.is_dir() else {}
     return {
         "notebook": {f"notebooks/{name}.ipynb": _digest(json.dumps(cells).encode())},
         # Through JSON, because that is how the values come back from the executed notebook.
         "parameters": json.loads(json.dumps(dict(parameters))),
         "package sources": _files(root, package.rglob("*.py")),
         "claims": _files(root, (package / "claims").glob("*.toml")),
-        "recorded rows": dict(sorted(rows.items())),
+        "recorded rows": rows,
         "pins": _files(root, [pins] if pins.exists() else []),
         "data": dict(sorted(data.items())),
         "Python": {"version": platform.python_version()},

@@ -69,7 +69,7 @@ def _made(side: str, name: str) -> Any:
         found = import_module(module)
     # Whatever a stranger's file raises is what there is to say.
     except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and module.startswith(error.name or " ")
+        missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         what = "there is no" if missing else "failed to import"
         raise ValueError(f"{side}: {what} module {module!r} ({type(error).__name__}: {error})") from error
     maker: Callable[[], Any] | None = getattr(found, attribute, None)

@@ -66,8 +66,9 @@ def table(
     rows = Ledger(ledger) if ledger else Ledger(user_folder(), RESULTS)
     arms = [name for name, arm in recipes.load(recipe).arms.items() if protocol in arm.protocols]
     found = rows.rows(recipe=recipe, protocol=protocol)
-    # Of a text of one's own, whose arms the recipe does not list.
-    arms = list(dict.fromkeys(row.arm for row in found if row.arm not in arms)) or arms
+    # Arms that the recipe does not list: a chapter's own, or those of a text of one's own, which has no others.
+    others = list(dict.fromkeys(row.arm for row in found if row.arm not in arms))
+    arms = others if len({row.arm for row in found}) == len(others) > 0 else [*arms, *others]
     there = sorted({name for row in found for name in row.metrics})
     shown = [name for name in _KNOWN_BY if name in there] or _KNOWN_BY[:3]
     if metrics is not None:

@@ -105,7 +105,9 @@ def run(
         found,
         protocol=protocol,
         ledger=Ledger(folder),
-        work=user_folder() if record else folder,
+        # What is recorded never rests on weights that code of no commit has left.
+        work=user_folder() / "recorded" if record else folder,
+        recording=record,
         split="select" if select else "test",
         device=device,
         precision=precision,

@@ -104,7 +104,7 @@ class _Term(NamedTuple):
 
     form: str
     weight: float
-    beta: str
+    words: str
 
 
 def _term(config: Mapping[str, Any], positions: int) -> _Term:
@@ -196,7 +196,7 @@ def _reference(axes: Axes, rows: Sequence[Row], arm: str, name: str, colour: str
 def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, _Term], positions: int) -> None:
     """The points of one form, with its weights written at them as β."""
     colour, places, means = COLOURS[form], [], []
-    for arm, (_, weight, beta) in sorted(arms.items(), key=lambda each: each[1].weight):
+    for arm, (_, weight, words) in sorted(arms.items(), key=lambda each: each[1].weight):
         side = Side.of(arm, "test_error_rate")
         found = summary(rows, side)
         assert found is not None
@@ -212,7 +212,7 @@ def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, _Term],
         # The labels of one form above and of the other below, because their points may meet.
         offset, anchor = ((0, 9), "bottom") if form == "paper" else ((0, -9), "top")
         axes.annotate(
-            beta,
+            words,
             (place, mean),
             xytext=offset,
             textcoords="offset points",

@@ -69,6 +69,7 @@ def test_nothing_is_executed_again_unless_something_changed(
         ({"kdrepro/losses/logits.py": None}, "package sources changed: kdrepro/losses/logits.py (gone)"),
         ({"kdrepro/claims/paper.toml": "[claim]"}, "claims changed: kdrepro/claims/paper.toml"),
         ({"kdrepro/results/one/paper.teacher.s1.json": "{}"}, "recorded rows changed: one"),
+        ({"kdrepro/results/two/paper.teacher.s1.json": "{}"}, ""),
         ({"constraints.txt": "numpy==2"}, "pins changed: constraints.txt"),
         ({"kdrepro/notes.txt": "not a source"}, ""),
         ({"parameters": {"seeds": 4}}, "parameters changed: seeds 3 → 4"),
@@ -89,6 +90,7 @@ def test_what_is_stale_is_said_in_words(root: Path, change: dict[str, Any], word
             write_chapter(root, "one", content)
         elif name not in ("parameters", "data"):
             file = root / name
+            file.parent.mkdir(exist_ok=True)
             file.unlink() if content is None else file.write_text(content, encoding="utf-8")
     new = now(change.get("parameters", {}), change.get("data", {"mnist5k": "sha256:00"}))
     assert differences(old, new) == words
