@@ -74,14 +74,14 @@ def bounds(interval: Interval) -> str:
     return f"95 % interval {number(interval.low)} to {number(interval.high)}"
 
 
-def named(side: Side | float, metric: str) -> str:
+def named(side: Side | float, metric: str, *, scale: float = 1.0) -> str:
     """A side of a comparison in words; its metric is named where it is not the claim's.
 
     >>> named(Side(("no_threes",), "test_errors_on_3"), "test_errors")
     'no_threes (test_errors_on_3)'
     """
     if not isinstance(side, Side):
-        return number(side)
+        return f"{scale * side:g}"
     arms = side.arms[0] if len(side.arms) == 1 else f"the mean of {', '.join(side.arms)}"
     return arms if side.metric == metric else f"{arms} ({side.metric})"
 

@@ -55,8 +55,9 @@ def _curve_of(axes: Axes, rows: Sequence[Row], units: int) -> bool:
         interval = mean_interval(errors)
         bounded = math.isfinite(interval.half)
         means.append(interval.mean)
-        lows.append(interval.low if bounded else interval.mean)
-        highs.append(interval.high if bounded else interval.mean)
+        # Where nothing is known of the spread there is no band.
+        lows.append(interval.low if bounded else math.nan)
+        highs.append(interval.high if bounded else math.nan)
     if by_temperature:
         temperatures = [temperature for temperature, _ in by_temperature]
         axes.fill_between(temperatures, lows, highs, color=BLUE, alpha=0.2, linewidth=0)

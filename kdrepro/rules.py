@@ -21,6 +21,7 @@ class _Outcome(NamedTuple):
     interval: Interval
     n: int
     needed: int | None
+    against: bool = False  # open, and the mean is on the side that would contradict
 
 
 def _runs(found: Iterable[Pair | Reading]) -> tuple[str, ...]:
@@ -46,8 +47,13 @@ def _worst(outcomes: Sequence[_Outcome]) -> tuple[str, int | None]:
     )
     if verdict != "inconclusive":
         return verdict, None
-    needs = [outcome.needed for outcome in outcomes if outcome.verdict == verdict]
+    still_open = [outcome for outcome in outcomes if outcome.verdict == verdict]
+    # One that is reversed decides, so the first of those that lean there; else all have to be settled.
+    against = [outcome for outcome in still_open if outcome.against]
+    needs = [outcome.needed for outcome in against or still_open]
     known = [need for need in needs if need is not None]
+    if against:
+        return verdict, min(known, default=None)
     return verdict, max(known) if len(known) == len(needs) else None
 
 
@@ -58,19 +64,37 @@ def _ordered(pairs: Sequence[Pair], *, scale: float = 1.0) -> _Outcome:
         return _Outcome("reproduced", interval, len(pairs), None)
     if interval.low > 0:
         return _Outcome("contradicted", interval, len(pairs), None)
-    return _Outcome("inconclusive", interval, len(pairs), _needed(values, len(pairs), interval.mean))
+    needed = _needed(values, len(pairs), interval.mean)
+    return _Outcome("inconclusive", interval, len(pairs), needed, against=interval.mean > 0)
 
 
 def _premise(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> tuple[bool, str]:
     """Whether the runs show what the claim supposes, and in words what they show of it."""
-    outcomes = [_ordered(pairs) for pairs in presumed]
+    scales = [_scale(claim, each) for each in claim.premise]
+    outcomes = [_ordered(pairs, scale=scale) for pairs, scale in zip(presumed, scales, strict=True)]
     words = [
-        f"it supposes that {named(each.lower, claim.metric)} is below {named(each.higher, claim.metric)}, and the "
-        f"difference is {number(outcome.interval.mean)}, {bounds(outcome.interval)}, {outcome.n} pairs"
-        for each, outcome in zip(claim.premise, outcomes, strict=True)
+        f"it supposes that {named(each.lower, claim.metric, scale=scale)} is below "
+        f"{named(each.higher, claim.metric, scale=scale)}, and the difference is {number(outcome.interval.mean)}"
+        f"{_unit(claim, each)}, {bounds(outcome.interval)}, {outcome.n} pairs"
+        for each, outcome, scale in zip(claim.premise, outcomes, scales, strict=True)
     ]
     failed = [said for said, o in zip(words, outcomes, strict=True) if o.verdict != "reproduced"]
     return not failed, "; ".join(failed or words)
+
+
+def _own(claim: Claim, comparison: Comparison) -> bool:
+    """Whether a comparison is in the claim's metric, and so in its unit."""
+    sides = (comparison.lower, comparison.higher)
+    return any(isinstance(side, Side) and side.metric == claim.metric for side in sides)
+
+
+def _scale(claim: Claim, comparison: Comparison) -> float:
+    return claim.scale if _own(claim, comparison) else 1.0
+
+
+def _unit(claim: Claim, comparison: Comparison) -> str:
+    counted = claim.correct_out_of is None and _own(claim, comparison)
+    return f" {claim.unit}" if claim.unit and counted else ""
 
 
 def _metric(comparison: Comparison) -> str:
@@ -107,7 +131,8 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     )
     deciding = decides.interval
     sentences = [
-        f"{named(comparison.lower, claim.metric)} minus {named(comparison.higher, claim.metric)}: "
+        f"{named(comparison.lower, claim.metric, scale=claim.scale)} minus "
+        f"{named(comparison.higher, claim.metric, scale=claim.scale)}: "
         f"{number(outcome.interval.mean)}{unit}, {bounds(outcome.interval)}, {outcome.n} pairs"
         for comparison, outcome in zip(claim.comparisons, outcomes, strict=True)
     ]
@@ -152,11 +177,15 @@ def _direction(claim: Claim, rows: Sequence[Row]) -> tuple[str, str, int | None,
     pairs = compare(rows, claim.direction, one_run=claim.one_run)
     if len(pairs) < claim.seeds:
         return "not run", f"; its order has {few(claim, len(pairs))}", claim.seeds, _runs(pairs)
-    outcome = _ordered(pairs)
+    scale = _scale(claim, claim.direction)
+    outcome = _ordered(pairs, scale=scale)
     sides = " minus ".join(
-        named(side, claim.metric) for side in (claim.direction.lower, claim.direction.higher)
+        named(side, claim.metric, scale=scale) for side in (claim.direction.lower, claim.direction.higher)
     )
-    words = f"; {sides}: {number(outcome.interval.mean)}, {bounds(outcome.interval)}{settle(outcome.needed)}"
+    words = (
+        f"; {sides}: {number(outcome.interval.mean)}{_unit(claim, claim.direction)}, {bounds(outcome.interval)}"
+        f"{settle(outcome.needed)}"
+    )
     verdict = "direction holds" if outcome.verdict == "reproduced" else outcome.verdict
     return verdict, words, outcome.needed, _runs(pairs)
 
@@ -236,8 +265,16 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     gaps = independent([start.value - end.value for _, start, end in joined], teachers)
     gap = mean_interval(gaps)
     shown = f"the gap of {number(gap.mean)} ({bounds(gap)}) between {claim.start} and {claim.end}"
+    excess = [top - claim.at_least * bottom for top, bottom in zip(closed, gaps, strict=True)]
+    # What settles the share once there is a gap to take it of.
+    enough_for_share = _needed(excess, n, mean_interval(excess).mean)
     if gap.low <= 0:
-        needed = _needed(gaps, n, gap.mean) if gap.mean > 0 else None
+        enough_for_gap = _needed(gaps, n, gap.mean) if gap.mean > 0 else None
+        needed = (
+            max(enough_for_gap, enough_for_share)
+            if enough_for_gap is not None and enough_for_share is not None
+            else None
+        )
         return Judgement(
             claim=claim,
             verdict="inconclusive",
@@ -254,9 +291,7 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     elif share.high < claim.at_least:
         verdict = "contradicted"
     else:
-        verdict = "inconclusive"
-        excess = [top - claim.at_least * bottom for top, bottom in zip(closed, gaps, strict=True)]
-        needed = _needed(excess, n, mean_interval(excess).mean)
+        verdict, needed = "inconclusive", enough_for_share
     return Judgement(
         claim=claim,
         verdict=verdict,
@@ -291,7 +326,8 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
             outcomes.append(_Outcome("contradicted", interval, len(pairs), None))
         else:
             needed = _needed(values, len(pairs), margin - abs(interval.mean))
-            outcomes.append(_Outcome("inconclusive", interval, len(pairs), needed))
+            outside = abs(interval.mean) > margin
+            outcomes.append(_Outcome("inconclusive", interval, len(pairs), needed, against=outside))
     verdict, needed = _worst(outcomes)
     (first, second), decides = max(
         (

@@ -32,5 +32,5 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement:
 def judge_paper(key: str, ledger: Ledger) -> list[Judgement]:
     """The verdicts on all claims of a paper such as `hinton2015`, in the order of its claims file."""
     found = paper(key)
-    rows = ledger.rows(recipe=found.recipe)
+    rows = ledger.rows(recipe=found.recipe, clean=True)
     return [judge(claim, rows) for claim in found.claims]

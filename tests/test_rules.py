@@ -56,6 +56,39 @@ def test_an_order_may_be_told_in_a_unit_of_its_own():
     )
 
 
+def test_of_several_orders_the_first_that_may_be_reversed_would_settle_it():
+    both = replace(
+        ORDER,
+        comparisons=(Comparison(errors_of("a"), errors_of("b")), Comparison(errors_of("c"), errors_of("b"))),
+    )
+    b = make_rows("b", [10.0, 10.0, 10.0])
+    leans_here = make_rows("a", [9.0, 8.0, 11.0])
+    leans_there = make_rows("c", [11.0, 12.0, 13.0])
+    first, second = (
+        judge(replace(both, comparisons=(each,)), [*b, *leans_here, *leans_there])
+        for each in both.comparisons
+    )
+    assert first.verdict == second.verdict == "inconclusive"
+    assert first.seeds_needed > second.seeds_needed
+    assert judge(both, [*b, *leans_here, *leans_there]).seeds_needed == second.seeds_needed
+    # Where none leans there, all have to be settled.
+    turned = make_rows("c", [9.0, 8.0, 7.0])
+    assert judge(both, [*b, *leans_here, *turned]).seeds_needed == first.seeds_needed
+
+
+def test_a_premise_and_a_constant_are_told_in_the_unit_of_the_claim():
+    claim = replace(
+        ORDER,
+        scale=100.0,
+        unit="points",
+        comparisons=(Comparison(errors_of("a"), 0.5),),
+        premise=(Comparison(errors_of("a"), errors_of("b")),),
+    )
+    rows = make_rows("a", [0.08, 0.08, 0.081]) + make_rows("b", [0.10, 0.10, 0.10])
+    assert judge(claim, rows).detail.startswith("a minus 50: -42 points, ")
+    assert "a is below b, and the difference is -1.97 points, " in judge(claim, rows).detail
+
+
 def test_equal_arms_stay_inconclusive_and_no_number_of_seeds_helps():
     judgement = judge(ORDER, make_rows("a", [1.0, 2.0, 3.0]) + make_rows("b", [1.0, 2.0, 3.0]))
     assert (judgement.verdict, judgement.seeds_needed) == ("inconclusive", None)

@@ -140,7 +140,9 @@ def test_no_share_is_told_of_a_gap_that_may_be_none_or_runs_the_other_way():
     )
     assert may_be_none.verdict == "inconclusive"
     assert (may_be_none.mean, may_be_none.interval) == (None, None)
-    assert may_be_none.seeds_needed is not None
+    # Settled is the share, not the gap alone: with as large a gap, the nearer to the claimed half the more seeds.
+    near = judge(RECOVERY, share_rows([69.5, 71.5, 60.0], alone=(70.0, 72.0, 60.0), teacher=(66.0,) * 3))
+    assert may_be_none.seeds_needed < near.seeds_needed
     reversed_ = judge(RECOVERY, share_rows([160.0, 161.0, 162.0], teacher=(160.0, 170.0, 168.0)))
     assert (reversed_.verdict, reversed_.seeds_needed) == ("inconclusive", None)
     assert "which may be none or the other way round" in reversed_.detail

@@ -109,4 +109,6 @@ def _headline(found: Mapping[str, Judgement]) -> str:
     if total == "contradicted":
         fewer = "fewer" if (found["N4"].mean or 0) < 0 else "more"
         return f"{start}; a sum leaves {fewer} errors than that form."
+    if total == "reproduced":
+        return f"{start}; a sum does about as well, but whether better than the mean is open."
     return f"{start}; whether a sum does is open."

@@ -125,8 +125,9 @@ def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) ->
         (mean, low, high), _ = found
         places.append(place)
         means.append(mean)
-        lows.append(low if math.isfinite(low) else mean)
-        highs.append(high if math.isfinite(high) else mean)
+        # Where nothing is known of the spread there is no band.
+        lows.append(low if math.isfinite(low) else math.nan)
+        highs.append(high if math.isfinite(high) else math.nan)
         for each in readings(rows, side):
             seeds.setdefault(each.seed, []).append((place, each.value))
     for points in seeds.values():
@@ -137,7 +138,7 @@ def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) ->
         runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         label = f"generations, {runs} {'seed' if counts[-1] == 1 else 'seeds'}"
         axes.plot(places, means, "-o", color=BLUE, linewidth=2.5, markersize=6, label=label)
-        if len({*means, *lows, *highs}) == 1:
+        if len({each for each in (*means, *lows, *highs) if math.isfinite(each)}) == 1:
             axes.set_ylim(0.99 * means[0], 1.002 * means[0])
     return bool(places)
 
@@ -182,10 +183,12 @@ _FIRST = {
     "inconclusive": "the first born-again generation and the labels once more cannot be told apart",
 }
 _LAST = {
-    "reproduced": "The last makes more errors than the first: it has turned, as Mobahi et al. say that it must.",
-    "contradicted": "The last makes fewer errors than the first, so that it has not turned within five.",
+    "reproduced": "The last makes more errors than the first.",
+    "contradicted": "The last still makes fewer errors than the first.",
     "inconclusive": "Whether the last is worse than the first, these runs do not decide.",
 }
+# Where one of the generations before was shown to be better than what it learned from.
+_TURNED = " So it has turned, as Mobahi et al. say that it must."
 _FIT = {
     "reproduced": "On average it gets {share} training digits fewer right, as they derive.",
     "contradicted": "On average it gets {share} training digits more right, against what they derive.",
@@ -205,7 +208,9 @@ def answer(ledger: Ledger) -> str:
         if last and "not run" not in (found := [verdicts[each] for each in last]):
             fit = judged[last[1]]
             share = f"{number(abs(fit.mean or 0.0))} {fit.claim.unit.removesuffix(' digits')}"
-            words += [_LAST[found[0]], _FIT[found[1]].format(share=share)]
+            improved = "reproduced" in [verdicts[each] for each in (first, *later)]
+            turned = found[0] == "reproduced" and improved
+            words += [_LAST[found[0]] + (_TURNED if turned else ""), _FIT[found[1]].format(share=share)]
         if first == _PICTURES:
             words += _how_short(ledger)
         told.append(" ".join(words))

@@ -61,7 +61,7 @@ Array.prototype.forEach.call(sets[n].children,function(bar,k){
 var h=logarithm.checked?Math.max(0,1-Math.log10(Math.max(p[k],1e-300))/floor):p[k];
 bar.firstChild.style.height=(86*h)+"%";bar.lastChild.style.bottom=(86*h)+"%";
 bar.lastChild.textContent=percent(p[k]);bar.title="class "+k+": "+p[k].toPrecision(3);});
-sets[n].setAttribute("aria-label","probabilities: "+order.slice(0,3).map(function(k){
+sets[n].setAttribute("aria-label","label "+sets[n].dataset.label+"; probabilities: "+order.slice(0,3).map(function(k){
 return "class "+k+" "+(100*p[k]).toPrecision(2)+" percent";}).join(", "));});}
 slider.addEventListener("input",draw);logarithm.addEventListener("change",draw);draw();
 })();
@@ -81,10 +81,14 @@ def _row(digits: Digits, place: int, start: float) -> str:
         f'<i style="height:{86 * share:.2f}%"></i><b style="bottom:{86 * share:.2f}%">{_percent(share)}</b></span>'
         for each, share in enumerate(shares)
     )
-    names = "".join(f"<span>{each}</span>" for each in range(len(shares)))
+    # By its weight and a line too: colour alone does not tell everybody.
+    names = "".join(
+        f"<span>{f'<b><u>{each}</u></b>' if each == label else each}</span>" for each in range(len(shares))
+    )
     return (
         f'<div class="bar-row"><img src="{_picture(digits.images[place])}" alt="a digit labelled {label}">'
-        f'<div class="bar-side"><div class="bars" role="img" aria-label="probabilities: {spoken}">{bars}</div>'
+        f'<div class="bar-side"><div class="bars" role="img" aria-label="label {label}; probabilities: {spoken}" '
+        f'data-label="{label}">{bars}</div>'
         f'<div class="classes" aria-hidden="true">{names}</div></div></div>'
     )
 

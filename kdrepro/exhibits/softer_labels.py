@@ -97,7 +97,7 @@ def relative_gains(ledger: Ledger) -> Chart:
                 if found is not None:
                     (mean, low, high), count = found
                     known = label in axes.get_legend_handles_labels()[1]
-                    text = f"{number(100 * mean)} %, n = 1"
+                    text = f"{number(100 * mean)} %, n = {count}" + (", no interval" if count > 1 else "")
                     if math.isfinite(low):
                         axes.plot([low, high], [height, height], color=colour, linewidth=2.5)
                         text = f"{number(100 * mean)} ({number(100 * low)} to {number(100 * high)}) %, n = {count}"

@@ -227,7 +227,8 @@ def pruning_curve(ledger: Ledger, *, protocol: str = "paper", beam: int = 5) -> 
             teacher = summary(rows, Side.of(f"{name}_teacher", f"bleu_beam{beam}"))
             if teacher is not None:
                 axes.axhline(teacher[0].mean, color=GREY, linestyle="--", linewidth=2, label="teacher, beam")
-            axes.set_xticks(PRUNED, [f"{share} %" for share in PRUNED])
+            # The last ones are close together.
+            axes.set_xticks(PRUNED, [f"{share} %" for share in PRUNED], rotation=45)
             axes.set_xlabel("weights pruned")
             axes.set_ylabel("BLEU")
             axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
@@ -243,7 +244,9 @@ def _decline(
     means = {share: each[0] for share, each in found.items() if each is not None}
     if not means:
         return False
-    halves = [each.half if math.isfinite(each.half) else 0.0 for each in means.values()]
+    halves = [each.half if math.isfinite(each.half) else math.nan for each in means.values()]
+    counts = sorted({each[1] for each in found.values() if each is not None})
+    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     axes.errorbar(
         list(means),
         [each.mean for each in means.values()],
@@ -252,6 +255,6 @@ def _decline(
         color=colour,
         linewidth=2,
         capsize=4,
-        label=label,
+        label=f"{label}, n = {runs}",
     )
     return True

@@ -61,7 +61,7 @@ def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
         # As near to the code's form as N4 asks, but no better than the mean.
         (
             {"at": 1380, "at_norm_by_group": 1425, "at_norm_0.1": 1410, "student_alone": 1420},
-            "as well as the code's form with 1,000; whether a sum does is open.** As a mean",
+            "1,000; a sum does about as well, but whether better than the mean is open.**",
         ),
     ],
 )

@@ -46,9 +46,9 @@ def test_depths_that_learn_are_told_from_those_that_do_not_and_those_that_differ
 @pytest.mark.parametrize(
     ("teacher", "shallow", "told"),
     [
-        (0.34, (0.3, 0.3), True),
-        (0.3, (0.3, 0.3), True),
-        (0.29, (0.3, 0.3), False),
+        (0.34, (0.3, 0.3, 0.3), True),
+        (0.3, (0.3, 0.3, 0.3), True),
+        (0.29, (0.3, 0.3, 0.3), False),
         # Better on the mean, and the interval of three runs holds zero.
         (0.29, (0.28, 0.3, 0.32), True),
         (0.2, (0.28, 0.3, 0.32), False),
@@ -62,6 +62,12 @@ def test_a_teacher_that_is_not_shown_to_be_better_than_a_shallow_net_is_told(
         f"Their teacher makes {teacher:.1%} errors and the net of 5 layers, on labels alone, 30.0%." in text
     ) is told
     assert ("reads `inconclusive`" in text) is told
+
+
+def test_of_fewer_runs_than_the_claims_ask_for_nothing_is_said_of_verdicts(tmp_path):
+    text = answer(ledger_of(tmp_path, {"cifar_teacher": [0.2], "depth5_alone": [0.3]}))
+    assert "inconclusive" not in text
+    assert text.endswith("here a net has 20 epochs, and there is 1 run of each.")
 
 
 def test_without_rows_it_says_so(tmp_path):

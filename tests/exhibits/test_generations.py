@@ -136,6 +136,14 @@ def test_the_steps_are_each_generation_minus_the_one_before(ledger):
     assert len([each for each in words if each.endswith("n = 20")]) == 6
 
 
+def test_where_nothing_is_known_of_the_spread_there_is_no_band(tmp_path):
+    rows = [row for row in born_again_rows() if row.arm != "few_ban2" or row.seed == 0]
+    chart = by_generation(write_ledger(tmp_path, rows))
+    (band, *_) = chart.axes[0].collections
+    at_two = {tuple(point) for path in band.get_paths() for point in path.vertices if point[0] == 2}
+    assert not at_two
+
+
 # The answer.
 
 
@@ -147,7 +155,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
             "Of 4 further generations, each against the one before: 2 with fewer errors, 2 with more errors"
             in text
         )
-        assert "it has turned, as Mobahi et al. say that it must" in text
+        assert "So it has turned, as Mobahi et al. say that it must." in text
         assert re.search(r"gets [\d.]+ of (60,000|4,000) training digits fewer right", text)
     assert pictures.startswith(
         "**On CIFAR-10 in a short schedule** the first born-again generation makes fewer"
@@ -167,7 +175,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
     [
         ({"ban1": 51.0}, "and the labels once more cannot be told apart"),
         ({"ban1": 60.0}, "makes more errors than the labels once more"),
-        ({"ban5": 30.0}, "so that it has not turned within five"),
+        ({"ban5": 30.0}, "The last still makes fewer errors than the first."),
         ({"ban5": 30.0}, "training digits more right, against what they derive"),
         ({"ban5": 46.0}, "Whether the last is worse than the first, these runs do not decide"),
         ({"ban4": 0.0}, "2 with fewer errors, 2 not run yet"),
@@ -175,6 +183,13 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
 )
 def test_the_answer_follows_the_rows(tmp_path, levels, says):
     assert says in answer(write_ledger(tmp_path, born_again_rows(spread=1.5, **levels)))
+
+
+def test_what_was_never_better_has_not_turned(tmp_path):
+    worse = {f"ban{count}": 60.0 + 5 * count for count in range(1, 6)}
+    text = answer(write_ledger(tmp_path, born_again_rows(spread=0.5, teacher=50.0, again=50.0, **worse)))
+    assert "The last makes more errors than the first." in text
+    assert "turned" not in text
 
 
 @pytest.mark.parametrize(

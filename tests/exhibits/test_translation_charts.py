@@ -70,7 +70,7 @@ def test_pruned_students_start_from_the_one_that_is_whole(tmp_path):
     wanted = [LEVELS[arm][0] + LEVELS[arm][1] + 0.2 for arm in (f"pruned_{share}" for share in drawn.PRUNED)]
     assert list(beam) == pytest.approx(wanted)
     assert found["teacher, beam"][0][1] == pytest.approx(37.7)
-    assert {"greedy", "beam", "teacher, beam"} <= set(texts(chart))
+    assert {"greedy, n = 3", "beam, n = 3", "teacher, beam"} <= set(texts(chart))
     assert_readable(chart)
 
 
