@@ -290,7 +290,10 @@ def _name(teacher: Teacher | None) -> str:
 
 
 def _share(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
-    """This process's rows of a batch, and the weight that makes the average over processes the batch's mean."""
+    """This process's rows of a batch, and the weight that makes the average over processes the batch's mean.
+
+    That is over the positions that count: of sentences in equal parts one part may have more words.
+    """
     if run.num_processes == 1:
         return batch, 1.0
     rows = slice(run.process_index, None, run.num_processes)
@@ -301,7 +304,9 @@ def _share(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
     mask = None if batch.mask is None else batch.mask[rows]
     index = None if batch.index is None else batch.index[rows]
     own = Batch(own_inputs, batch.targets[rows], mask, index)
-    return own, len(own.targets) * run.num_processes / len(batch.targets)
+    if mask is None or batch.mask is None:
+        return own, len(own.targets) * run.num_processes / len(batch.targets)
+    return own, float(mask.sum() / batch.mask.sum()) * run.num_processes
 
 
 def _bar(progress: str | None, total: int, done: int, run: Accelerator) -> tqdm[Any] | None:

@@ -139,7 +139,7 @@ class Trainee:
         self.optimizer.zero_grad(set_to_none=True)
         if self.member.after_step is not None:
             self.member.after_step(self.member.student)
-        self.recent.append({name: value.detach() for name, value in terms.items()})
+        self.recent.append({name: value.detach() * share for name, value in terms.items()})
         if not alone:
             self.random = _random_state(self.run.device)
         self.seconds += time.perf_counter() - started
@@ -155,7 +155,11 @@ class Trainee:
     def end_epoch(self, shared_seconds: float, *, checkpoint_seconds: float) -> None:
         """Note the epoch's curves and its time, with the share of what the cohort did for all; validate and save."""
         started = time.perf_counter()
-        values = {f"loss/{name}": (total / len(self.data)).item() for name, total in self.sums.items()}
+        sums = self.sums
+        if self.run.num_processes > 1:
+            # Each process has seen its share of every batch.
+            sums = {name: self.run.reduce(total, "mean") for name, total in sorted(sums.items())}
+        values = {f"loss/{name}": (sums[name] / len(self.data)).item() for name in self.sums}
         values = {
             "loss": sum(values.values()),
             **values,

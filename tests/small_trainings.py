@@ -7,7 +7,9 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from kdrepro import Batches, HintonKD, fit
+from kdrepro import Batches, HintonKD, Supervised, fit
+from kdrepro.data.text import SentenceBatches
+from kdrepro.models.seq2seq import LSTMSeq2Seq
 
 OBJECTIVE = HintonKD(temperature=4.0, soft_weight=0.9)
 
@@ -77,3 +79,18 @@ def hand_written(student: nn.Module, teacher: nn.Module, data: Batches, *, epoch
 
 def falling(optimizer) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: 1 - step / (3 * len(batches())))
+
+
+def translator() -> LSTMSeq2Seq:
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        return LSTMSeq2Seq(9, 9, hidden=8, layers=1, dropout=0.0)
+
+
+def train_translator(net: nn.Module):
+    """Sentences of very different length, so that two halves of a batch have not as many words."""
+    lengths = (6, 1, 5, 1, 1, 4, 2, 6, 1, 3)
+    pairs = [[4 + place % 5] * length for place, length in enumerate(lengths)]
+    data = SentenceBatches(pairs, pairs, batch_size=4, seed=3)
+    options = {"optimizer": sgd, "epochs": 2, "device": "cpu", "precision": "fp32"}
+    return fit(net, Supervised(), data, **options)

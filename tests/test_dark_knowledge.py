@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -148,7 +147,10 @@ def test_the_slider_is_labelled_for_everybody(digits):
     assert len(fields) == 2
     assert [each["alt"] for each in page.every("img")] == [f"a digit labelled {label}" for label in (1, 7, 9)]
     bars = [each for each in page.every("div") if each.get("role") == "img"]
-    assert all(each["aria-label"].startswith("probabilities: class ") for each in bars)
+    for each, label in zip(bars, (1, 7, 9), strict=True):
+        assert each["aria-label"].startswith(f"label {label}; probabilities: class ")
+    # Not by its colour alone.
+    assert re.findall(r"<b><u>(\d)</u></b>", plots.temperature_slider(*digits)) == ["1", "7", "9"]
     assert page.every("output")[0]["aria-live"] == "polite"
     colours = re.findall(r"[;{](?:color|background):([^;}]+)", plots.temperature_slider(*digits))
     assert "currentColor" in colours
@@ -176,13 +178,8 @@ def test_the_slider_starts_within_its_range(digits, start):
 
 
 @pytest.mark.browser
-def test_the_slider_moves_the_bars_by_keyboard(digits, tmp_path):
+def test_the_slider_moves_the_bars_by_keyboard(digits, tmp_path, chromium):
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(
-        (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None
-    )
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
     _, logits, _ = digits
     file = Path(tmp_path / "page.html")
     both = plots.temperature_slider(*digits) + plots.temperature_slider(*digits, start=20.0)

@@ -7,7 +7,16 @@ import sys
 import pytest
 import torch
 from small_networks import batch, network, snapshot
-from small_trainings import OBJECTIVE, batches, falling, hand_written, train, without_batch_norm
+from small_trainings import (
+    OBJECTIVE,
+    batches,
+    falling,
+    hand_written,
+    train,
+    train_translator,
+    translator,
+    without_batch_norm,
+)
 from torch import nn
 
 from kdrepro import cache_teacher, predict
@@ -90,19 +99,25 @@ PROCESSES = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from accelerate import PartialState
-from small_trainings import batches, falling, train, without_batch_norm
-student = without_batch_norm(1)
+from small_trainings import falling, train, train_translator, translator, without_batch_norm
+student, writer = without_batch_norm(1), translator()
 history = train(student, schedule=falling, gradient_clip=0.5, checkpoint=sys.argv[2] + "/state.pt")
+words = train_translator(writer)
 state = PartialState()
 assert state.num_processes == 2
-torch.save(student.state_dict(), f"{sys.argv[2]}/{state.process_index}.pt")
+for name, net in {"student": student, "translator": writer}.items():
+    torch.save(net.state_dict(), f"{sys.argv[2]}/{name}{state.process_index}.pt")
+torch.save([history.curves, words.curves], f"{sys.argv[2]}/curves{state.process_index}.pt")
 """
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    alone = without_batch_norm(1)
-    train(alone, schedule=falling, gradient_clip=0.5)
+    alone = {"student": without_batch_norm(1), "translator": translator()}
+    curves = [
+        train(alone["student"], schedule=falling, gradient_clip=0.5).curves,
+        train_translator(alone["translator"]).curves,
+    ]
     script = tmp_path / "script.py"
     script.write_text(PROCESSES)
     # `accelerate launch` starts this for several GPUs; for several processes on one CPU it wants MPI.
@@ -116,8 +131,13 @@ def test_two_processes_train_as_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for process in range(2):
-        shared = torch.load(tmp_path / f"{process}.pt", weights_only=True)
-        torch.testing.assert_close(shared, alone.state_dict(), rtol=1e-5, atol=1e-6)
+        for name, net in alone.items():
+            shared = torch.load(tmp_path / f"{name}{process}.pt", weights_only=True)
+            torch.testing.assert_close(shared, net.state_dict(), rtol=1e-5, atol=1e-6)
+        told = torch.load(tmp_path / f"curves{process}.pt", weights_only=True)
+        assert told == [
+            {name: pytest.approx(curve, rel=1e-4) for name, curve in each.items()} for each in curves
+        ]
 
 
 # Predictions.
