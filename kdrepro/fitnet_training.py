@@ -70,7 +70,7 @@ class FitNetTraining:
                 examples.inputs, examples.targets, batch_size=self.settings["batch_size"], seed=0
             )
             found = cache_teacher(teacher, batches, device=runner.device, precision=run.precision)
-            return CachedTeacher(found.logits) if tap == "logits" else found
+            return CachedTeacher(found.logits, teacher=found.teacher) if tap == "logits" else found
 
         if "hidden" not in self.settings:
             return ask()
@@ -87,7 +87,7 @@ class FitNetTraining:
         cached.save(kept(tap))
         # Who wants the classes alone need not ask again.
         if tap != "logits" and not kept("logits").exists():
-            CachedTeacher(cached.logits).save(kept("logits"))
+            CachedTeacher(cached.logits, teacher=cached.teacher).save(kept("logits"))
         return cached
 
     def soft_targets(self) -> FitNetKD:

@@ -159,6 +159,29 @@ def test_a_cache_knows_whose_it_is(tmp_path):
     assert CachedTeacher.load(tmp_path / "cached.safetensors").to("cpu").teacher == found[0]
 
 
+def test_a_run_goes_on_under_the_same_teacher_cached_or_not_and_under_no_other(tmp_path):
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.1), "epochs": 1, **SETTINGS}
+    objective = HintonKD(temperature=4.0, soft_weight=0.5)
+    file = tmp_path / "state.pt"
+    fit(net(2), objective, batches(), teacher=cached(net(0)), checkpoint=file, **options)
+    for same in (cached(net(0)), net(0)):
+        fit(net(2), objective, batches(), teacher=same, checkpoint=file, **options)
+    for other in (cached(net(5)), net(5)):
+        with pytest.raises(ValueError, match=r"written by another run .teacher '"):
+            fit(net(2), objective, batches(), teacher=other, checkpoint=file, **options)
+
+
+def test_a_cache_is_in_the_precision_that_is_asked_for():
+    found = cached(net(0), precision="bf16")
+    assert found.logits.dtype == torch.bfloat16
+    asked = FrozenTeacher(net(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        for part in batches().epoch(0):
+            torch.testing.assert_close(found.look_up(part).logits, asked(part.inputs).logits)
+    sure = cache_teacher(translator(0), sentences(), device="cpu", precision="bf16")
+    assert sure.logits.dtype == torch.bfloat16
+
+
 def test_a_cache_moves_with_all_that_it_holds():
     moved = cached().to("meta")
     held: list[Tensor] = [moved.logits, *moved.features.values()]
@@ -242,6 +265,19 @@ for make in (_outside_the_heap, lambda shape, like: like.new_empty(shape)):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     # The second is the allocator's own, which keeps it: without that the first would prove nothing.
     assert done.stdout.split() == ["True", "True", "True", "True", "True", "False"], done.stderr
+
+
+def test_a_cached_translator_knows_whose_it_is_and_an_ensemble_at_which_temperature():
+    found = [cache_teacher(translator(seed), sentences(), **SETTINGS) for seed in (0, 0, 1)]
+    assert found[0].teacher == found[1].teacher != found[2].teacher
+    assert found[0].to("cpu").teacher == found[0].teacher
+    assert found[0].temperature is None
+    crowd = FrozenTeacher([translator(0), translator(1)])
+    averaged = cache_teacher(crowd, sentences(), temperature=3.0, **SETTINGS)
+    assert averaged.temperature == averaged.to("cpu").temperature == 3.0
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.1), "epochs": 1, **SETTINGS}
+    with pytest.raises(ValueError, match="cached at temperature 3, expected 1"):
+        fit(translator(2), WordLevelKD(soft_weight=0.5), sentences(), teacher=averaged, **options)
 
 
 def test_a_student_of_a_cached_translator_learns_what_the_teacher_itself_would_teach():

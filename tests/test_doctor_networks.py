@@ -9,6 +9,7 @@ from small_networks import Fixed, LanguageModel, WithFeatures, network
 from torch import nn
 
 from kdrepro import Batch, HintonKD, check
+from kdrepro.teacher import FrozenTeacher
 
 # The networks themselves.
 
@@ -38,6 +39,33 @@ def test_a_teacher_with_dropout_of_its_own_awake():
     teacher = nn.Sequential(network(0), DropPath()).eval().requires_grad_(False)
     teacher[1].train()
     only(check(teacher, network(1), (INPUTS[:2], TARGETS[:2])), "teacher_partly_in_train_mode", "warning")
+
+
+def test_each_member_of_an_ensemble_is_looked_at():
+    asleep, awake = (network(seed).eval().requires_grad_(False) for seed in (0, 2))
+    awake[3].train()
+    findings = check([asleep, awake], network(1), (INPUTS[:2], TARGETS[:2]))
+    only(findings, "teacher_partly_in_train_mode", "warning")
+    awake[3].eval()
+    awake.requires_grad_(True)
+    only(check([asleep, awake], network(1), (INPUTS[:2], TARGETS[:2])), "teacher_trains", "warning")
+
+
+def test_an_ensembles_classes_are_averaged_at_the_temperature_of_the_objective():
+    members = [network(seed).eval().requires_grad_(False) for seed in (0, 2)]
+    told = []
+
+    class Objective(nn.Module):
+        temperature = 20.0
+
+        def forward(self, student, teacher, batch):
+            told.append(teacher.logits.detach())
+            return {"soft": (student.logits - teacher.logits.detach()).square().mean()}
+
+    check(members, network(1), (INPUTS, TARGETS), objective=Objective())
+    wanted = FrozenTeacher(members)(INPUTS, temperature=20.0).logits
+    torch.testing.assert_close(told[0], wanted)
+    assert not torch.allclose(told[0], FrozenTeacher(members)(INPUTS).logits)
 
 
 def test_a_teacher_that_still_trains():

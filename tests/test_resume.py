@@ -12,7 +12,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from kdrepro import Batches, HintonKD, devices, fit, resume
-from kdrepro.checkpoints import load_state
+from kdrepro.checkpoints import load_state, save_state
 from kdrepro.data.batches import Jitter
 from kdrepro.ledger import Ledger
 
@@ -60,7 +60,7 @@ def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool =
 
     batches = Batches(
         changes.pop("inputs", IMAGES),
-        TARGETS,
+        changes.pop("targets", TARGETS),
         batch_size=changes.pop("batch_size", 8),
         seed=changes.pop("seed", 7),
         augment=changes.pop("augment", Jitter(pixels=1)),
@@ -116,6 +116,42 @@ def test_a_history_says_which_devices_a_run_was_trained_on(tmp_path, monkeypatch
             train(file, kill_at=STEPS)
     _, history = train(file)
     assert history.devices == ["cuda: made up", "cpu: made up"]
+
+
+def test_the_seconds_of_a_run_count_what_it_took_before_it_was_killed(tmp_path):
+    file = tmp_path / "state.pt"
+    with pytest.raises(Killed):
+        train(file, kill_at=2 * STEPS)
+    state = load_state(file)
+    state["history"]["seconds"] = 100.0
+    save_state(state, file)
+    _, history = train(file)
+    assert 100.0 < history.seconds < 200.0
+
+
+class Drawing(nn.Module):
+    """Labels, and beside them a random number for each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, student, teacher, batch):
+        self.drawn.append(torch.rand(()).item())
+        return {"loss": student.logits.square().mean()}
+
+
+def test_what_is_drawn_is_a_function_of_seed_and_epoch():
+    found = {}
+    for seed in (7, 8, 7):
+        objective = Drawing()
+        train(objective=objective, seed=seed, augment=None, epochs=2)
+        # The first is drawn where the first examples are tried.
+        numbers = objective.drawn[-2 * STEPS :]
+        epochs = numbers[:STEPS], numbers[STEPS:]
+        assert found.setdefault(seed, epochs) == epochs
+    every = [number for epochs in found.values() for epoch in epochs for number in epoch]
+    assert len(set(every)) == len(every) == 4 * STEPS
 
 
 def test_a_run_stopped_again_and_again_ends_with_the_same_numbers(tmp_path):
@@ -193,6 +229,11 @@ def test_a_disk_that_fills_up_stops_the_run_and_the_last_good_checkpoint_goes_on
         ),
         ({"teacher": images_net(5)}, "teacher '"),
         ({"inputs": 2 * IMAGES}, "data '"),
+        ({"targets": (TARGETS + 1) % 5}, "data '"),
+        (
+            {"inputs": torch.cat([IMAGES, IMAGES]), "targets": torch.cat([TARGETS, TARGETS])},
+            "examples 30, here 60",
+        ),
         ({"augment": Jitter(pixels=2)}, "here \"Jitter {'pixels': 2}\""),
     ],
 )

@@ -251,6 +251,29 @@ def test_arms_that_differ_by_more_than_the_margin_contradict():
     assert judgement.detail.startswith("b minus c decides")
 
 
+def test_an_arm_that_lies_above_the_others_contradicts_wherever_it_stands():
+    levels = {"a": 100.0, "b": 101.0, "c": 140.0}
+    rows = [row for arm, level in levels.items() for row in make_rows(arm, [level, level + 1, level - 1])]
+    judgement = judge(SIMILAR, rows)
+    assert judgement.verdict == "contradicted"
+    assert judgement.detail.startswith("a minus c decides: -40")
+
+
+def test_where_one_of_several_cannot_be_settled_no_number_is_promised():
+    both = replace(
+        ORDER,
+        comparisons=(Comparison(errors_of("a"), errors_of("b")), Comparison(errors_of("c"), errors_of("b"))),
+    )
+    rows = (
+        make_rows("a", [9.0, 8.0, 11.0])
+        + make_rows("b", [10.0, 10.0, 10.0])
+        + make_rows("c", [9.0, 10.0, 11.0])
+    )
+    assert judge(both, rows).verdict == "inconclusive"
+    assert judge(both, rows).seeds_needed is None
+    assert judge(replace(both, comparisons=both.comparisons[:1]), rows).seeds_needed is not None
+
+
 def test_noisy_arms_are_neither_and_more_seeds_would_tell():
     rows = make_rows("a", [100.0, 120.0, 80.0]) + make_rows("b", [95.0, 100.0, 105.0])
     judgement = judge(SIMILAR, rows + make_rows("c", [99.0, 100.5, 98.0]))

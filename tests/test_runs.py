@@ -104,6 +104,27 @@ def test_a_run_leaves_a_row_weights_and_no_checkpoint(runner, tmp_path):
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_only_the_runs_own_checkpoints_are_removed(runner, tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    names = ("made_up.quick.first.s1+part.pt", "made_up.quick.first.s10.pt", "made_up.quick.second.s1.pt")
+    for name in names:
+        (folder / name).write_bytes(b"")
+    runner.run([("first", 1)])
+    assert sorted(each.name for each in folder.iterdir()) == sorted(names[1:])
+
+
+def test_what_a_training_took_before_this_process_counts(runner, monkeypatch):
+    def long(run: Run) -> Result:
+        result = train(run)
+        result.history.seconds += 1000.0
+        return result
+
+    monkeypatch.setitem(RECIPE.arms, "first", dataclasses.replace(RECIPE.arms["first"], train=long))
+    (row,) = runner.run([("first", 0)])
+    assert 1000.0 < row.seconds < 1100.0
+
+
 def test_a_run_that_moved_says_so_in_its_row(runner, monkeypatch):
     trained = dataclasses.replace(RECIPE.arms["first"], train=lambda run: moved(train(run)))
 
@@ -166,6 +187,17 @@ def test_the_row_of_a_net_that_others_learned_from_stays_and_says_so(runner):
         RuntimeWarning, match=r"first\.s0: trained again .* made_up\.quick\.second\.s0 learned"
     ):
         assert trained_again(runner, rate=0.2) == before
+
+
+def test_the_row_of_a_net_that_others_went_on_from_stays_too(runner):
+    on = Arm("goes on", train, start="first")
+    runner.recipe = dataclasses.replace(RECIPE, arms=RECIPE.arms | {"on": on})
+    runner.run(runner.plan(["first"], [0]))
+    row = runner.ledger.get(runner.run_id("first", 0))
+    later = dataclasses.replace(row, arm="on", config=row.config | {"starts_from": row.run})
+    runner.ledger.write(later)
+    with pytest.warns(RuntimeWarning, match=r"first\.s0: trained again .* made_up\.quick\.on\.s0 learned"):
+        assert trained_again(runner, rate=0.2) == row
 
 
 def test_nothing_is_recorded_under_a_net_that_came_out_otherwise(runner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from sequence_kd_runs import CMU, FOUND, UNTAUGHT, runner
@@ -190,6 +191,22 @@ def test_what_is_nearest_is_found_once_for_all_that_learn_from_a_teacher(done, m
     file.write_text(json.dumps(json.loads(before) | {"asked": "something else", "chosen": [1]}))
     runner(done.work / "sought", work=done.work).run([("cmu_inter", 0)])
     assert file.read_bytes() == before
+
+
+def test_what_is_nearest_in_another_beam_is_not_taken_for_this_ones(tmp_path):
+    its = SimpleNamespace(
+        settings={"interpolation_beam": 2, "translations_2": "one"},
+        text=SimpleNamespace(target=SimpleNamespace(digest="words"), written=" ".join),
+    )
+
+    def chosen(*beams: str) -> list[int]:
+        several = [[SimpleNamespace(tokens=each.split()) for each in beams]]
+        return TranslatorTraining._chosen(its, several, ["a dog runs"], file=tmp_path / "chosen.jsonl")
+
+    assert chosen("a cat sits", "a dog runs") == [1]
+    assert chosen("a dog runs", "a cat sits") == [1]
+    its.settings["translations_2"] = "another"
+    assert chosen("a dog runs", "a cat sits") == [0]
 
 
 def test_a_teacher_whose_answers_do_not_fit_is_asked_at_every_step(done, rows, monkeypatch):
