@@ -24,7 +24,7 @@ def book_execute(
     from kdrepro import book
     from kdrepro.data import cmudict, mnist
 
-    root = _checkout()
+    root = _checkout("notebooks")
     digests = {each.name: each.digest for each in (mnist.load("mnist5k"), cmudict.load())}
     results = book.execute(
         root,
@@ -43,12 +43,12 @@ def book_build() -> None:
     """Build the pages from the executed chapters and the recorded rows. To be run at the root of a checkout."""
     from kdrepro import book
 
-    typer.echo(f"The book is in {book.build(_checkout())}")
+    typer.echo(f"The book is in {book.build(_checkout('_config.yml', 'notebooks', 'book'))}")
 
 
-def _checkout() -> Path:
-    """Return the current folder, or raise if the sources of the book are not in it."""
-    missing = [name for name in ("_config.yml", "notebooks", "book") if not Path(name).exists()]
+def _checkout(*needed: str) -> Path:
+    """Return the current folder, or raise if the sources that are `needed` are not in it."""
+    missing = [name for name in needed if not Path(name).exists()]
     if missing:
         raise ValueError(
             f"{Path.cwd()}: has no {' and no '.join(missing)}, expected the root of a checkout of kdrepro"
