@@ -43,15 +43,17 @@ def result_table(
 ) -> pd.DataFrame:
     """Mean ± half the 95 % interval of each metric, and the number of seeds, one row for each arm.
 
-    `metrics` are names, or names with the headings of their columns.
+    `metrics` are names, or names with the headings of their columns. An arm without runs reads “not run”; one that has
+    runs and not this metric, such as agreement with a teacher that it does not have, “–”.
     """
     rows = rows_shown(ledger, recipe, protocol)
     headings = metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}
     records = []
     for arm in arms:
         found = {heading: summary(rows, Side.of(arm, name)) for name, heading in headings.items()}
-        cells = {heading: plus_minus(*each) if each else NOT_RUN for heading, each in found.items()}
         seeds = len({row.seed for row in rows if row.arm == arm})
+        nothing = "–" if seeds else NOT_RUN
+        cells = {heading: plus_minus(*each) if each else nothing for heading, each in found.items()}
         records.append({"Arm": arm, **cells, "Seeds": seeds})
     return pd.DataFrame(records, columns=("Arm", *headings.values(), "Seeds"))
 
