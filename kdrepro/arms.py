@@ -73,7 +73,7 @@ class Recipe:
 class Result:
     """What training an arm gives: its metrics, the net (`None` where nothing was trained) and its history.
 
-    `samples` are texts that the net wrote, by what they are.
+    `samples` are texts that the net wrote, or small arrays as texts (`array_texts`), by what they are.
     """
 
     metrics: dict[str, float]

@@ -78,8 +78,8 @@ class Row:
 
     `metrics` is flat and finite, `config` holds JSON values, `teacher` is the run id of the teacher (several for an
     ensemble), `started` is ISO 8601 in UTC, `seconds` is the time of the run, `curves` has one value per epoch, and
-    `samples` are texts that the net wrote, by what they are. Rows of the split `select` come from choosing
-    hyper-parameters on held-out training data; no claim is judged by them.
+    `samples` are texts that the net wrote, or small arrays as texts, by what they are. Rows of the split `select` come
+    from choosing hyper-parameters on held-out training data; no claim is judged by them.
 
     Raises ValueError that names the field when a value is of the wrong type or out of range.
     """

@@ -5,7 +5,7 @@ Maps come as arrays, so nothing here needs the library that trains. White cards 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,8 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.gridspec import GridSpec
 
+from kdrepro import array_texts
 from kdrepro.exhibits.charts import GREY, STYLE, Chart, new_chart
 from kdrepro.judgement import number
+from kdrepro.ledger import Ledger
+from kdrepro.pairs import rows_shown
 
 Maps = Mapping[str, Mapping[str, Any]]
 
@@ -127,6 +130,36 @@ def map_grid(pictures: object, maps: Maps, *, names: Mapping[str, str] | None = 
                         away = float(_distances(own[depth][row : row + 1], first[depth][row : row + 1])[0])
                         axes.set_xlabel(f"{away:.2f}", fontsize=10, color=GREY, labelpad=2)
     return chart
+
+
+def recorded(
+    ledger: Ledger, arms: Sequence[str], *, protocol: str = "reduced"
+) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]] | None:
+    """Return the pictures (N, C, H, W) that the first arm's row has kept, and the maps of all arms, by arm and depth.
+
+    Of the first seed whose rows have kept them; `None` if there is none.
+    """
+    rows = rows_shown(ledger, "attention_transfer", protocol)
+    kept = {
+        (row.arm, row.seed): row.samples for row in rows if any(key.startswith("map ") for key in row.samples)
+    }
+    for seed in sorted({seed for _, seed in kept}):
+        if all((arm, seed) in kept for arm in arms) and "picture" in kept[arms[0], seed]:
+            maps = {
+                arm: {
+                    key.removeprefix("map "): _of_length_1(array_texts.read(texts))
+                    for key, texts in kept[arm, seed].items()
+                    if key.startswith("map ")
+                }
+                for arm in arms
+            }
+            return array_texts.read(kept[arms[0], seed]["picture"]), maps
+    return None
+
+
+def _of_length_1(maps: np.ndarray) -> np.ndarray:
+    """Undo what eight bits have changed of the length."""
+    return np.asarray(maps / np.linalg.norm(maps.reshape(len(maps), -1), axis=1)[:, None, None])
 
 
 def _bare(axes: Axes) -> Axes:

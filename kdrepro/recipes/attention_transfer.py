@@ -25,11 +25,11 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro.arms import Arm, Key, Recipe, Result, taught_by
+from kdrepro.attention_looks import GROUPS, attention_maps, kept, mean_distance
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
 from kdrepro.data.protocols import cifar10, digits
-from kdrepro.engine import fit_cohort, outputs
-from kdrepro.losses.attention import attention_map
+from kdrepro.engine import fit_cohort
 from kdrepro.members import Member
 from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivationTransfer
 from kdrepro.methods.hinton_kd import HintonKD
@@ -39,8 +39,6 @@ from kdrepro.row import PROTOCOLS
 from kdrepro.runs import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
-
-GROUPS = ("group0", "group1", "group2")
 
 _SETTINGS: dict[str, Any] = {
     "optimizer": "SGD, momentum 0.9 cleared at each step of the learning rate",
@@ -140,27 +138,22 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
         precision=first.precision,
         progress=f"seed {first.seed}" if first.runner.progress else None,
     )
-    # The teacher's logits are asked for, not its maps, which for all test pictures would fill the memory.
+    # The teacher's logits are asked for, not its features, which for all test pictures would fill the memory.
     bare = None if teacher is None else FrozenTeacher(_bare(teacher.modules[0]))
-    return [
-        Result(
-            run.measure(student, train, teacher=bare if run.arm.needs(run.seed) else None), student, history
-        )
-        for run, student, history in zip(runs, students, histories, strict=True)
-    ]
-
-
-def attention_maps(
-    net: nn.Module, inputs: Tensor, *, device: str = "auto", batch_size: int = 500
-) -> dict[str, Tensor]:
-    """Return where each group of a net looks: for each input a map of length 1, by group (N, H, W)."""
-    tapped = Taps(net, {group: group for group in GROUPS})
-    maps: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
-    # In parts: the features of ten thousand pictures fill a gigabyte, their maps a hundredth of that.
-    for part in torch.split(inputs, batch_size):
-        for group, feature in outputs(tapped, part, device=device).features.items():
-            maps[group].append(attention_map(feature).reshape(len(feature), *feature.shape[2:]))
-    return {group: torch.cat(parts) for group, parts in maps.items()}
+    looks = (
+        None
+        if bare is None
+        else attention_maps(bare.modules[0], first.data.test.inputs, device=first.runner.device)
+    )
+    results = []
+    for run, student, history in zip(runs, students, histories, strict=True):
+        taught = bool(run.arm.needs(run.seed))
+        found = run.measure(student, train, teacher=bare if taught else None)
+        own = attention_maps(student, run.data.test.inputs, device=run.runner.device)
+        if taught and looks is not None:
+            found |= {f"map_distance_{group}": mean_distance(own[group], looks[group]) for group in GROUPS}
+        results.append(Result(found, student, history, samples=kept(run.data.test, own, pictures=not taught)))
+    return results
 
 
 def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from recorded_rows import make_row, write_ledger
 
-from kdrepro.exhibits.attention_maps import distance_table, map_grid, mean_distances
+from kdrepro import array_texts
+from kdrepro.exhibits.attention_maps import distance_table, map_grid, mean_distances, recorded
 
 SIDES = {"group0": 8, "group1": 4, "group2": 2}
 NETS = ("teacher", "student alone", "student with maps")
@@ -131,3 +133,35 @@ def without(maps, net, depth):
 def test_what_does_not_fit_is_named(pictures, maps, says):
     with pytest.raises(ValueError, match=says):
         map_grid(pictures, maps)
+
+
+# Recorded ones.
+
+
+def kept(arm: str, seed: int, **more: list[str]):
+    maps = {f"map {depth}": array_texts.written(own) for depth, own in maps_of((arm,))[arm].items()}
+    recipe = {"recipe": "attention_transfer", "protocol": "reduced"}
+    return make_row(arm, seed, samples=maps | more, **recipe)
+
+
+def test_recorded_maps_are_those_of_the_first_seed_whose_rows_have_all_of_them(tmp_path):
+    picture = array_texts.written(images(channels=3))
+    arms = ["teacher_wrn16_2", "at"]
+    rows = [
+        kept("teacher_wrn16_2", 0, picture=picture),
+        kept("teacher_wrn16_2", 1, picture=picture),
+        kept("at", 1),
+    ]
+    found = recorded(write_ledger(tmp_path, rows), arms)
+    assert found is not None
+    pictures, maps = found
+    np.testing.assert_allclose(pictures, images(channels=3), atol=0.05)
+    assert list(maps) == arms
+    for depth, own in maps_of(("at",))["at"].items():
+        np.testing.assert_allclose(maps["at"][depth], own, atol=0.01)
+        np.testing.assert_allclose(np.linalg.norm(maps["at"][depth].reshape(3, -1), axis=1), 1.0)
+    assert len(map_grid(pictures, maps).axes) == 3 * (1 + 2 * len(SIDES))
+    assert recorded(write_ledger(tmp_path / "other", rows[:2]), arms) is None
+    assert (
+        recorded(write_ledger(tmp_path / "bare", [kept("teacher_wrn16_2", 0), kept("at", 0)]), arms) is None
+    )

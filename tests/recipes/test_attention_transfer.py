@@ -7,10 +7,11 @@ import torch
 from attention_transfer_runs import ALONE, FOUND, TEACHERS, runner, settings
 
 from kdrepro import Taps, attention_map, metrics, predict
+from kdrepro.attention_looks import GROUPS, attention_maps
 from kdrepro.engine import outputs
 from kdrepro.ledger import Row
 from kdrepro.recipes import attention_transfer
-from kdrepro.recipes.attention_transfer import ARMS, GROUPS, RECIPE, attention_maps
+from kdrepro.recipes.attention_transfer import ARMS, RECIPE
 from kdrepro.runs import Run, Runner
 
 SOFT = {"kd", "at_kd", "kd_from40", "at_kd_from40"}

@@ -6,6 +6,7 @@ import dataclasses
 
 import born_again_runs
 import fitnet_runs
+import numpy
 import pytest
 import sequence_kd_runs
 import torch
@@ -13,8 +14,11 @@ from torch import nn
 from torch.optim import SGD, Adam, RMSprop
 from watched_trainings import Watched, recorded, rows_of, watch
 
+from kdrepro.attention_looks import SHOWN
+from kdrepro.attention_looks import attention_maps as maps_of
 from kdrepro.data.batches import CropFlip, Jitter
 from kdrepro.data.examples import DataSet, Examples
+from kdrepro.exhibits import attention_maps
 from kdrepro.ledger import Ledger
 from kdrepro.methods.born_again import BornAgain, LabelSmoothing
 from kdrepro.methods.sequence_kd import WordLevelKD
@@ -140,6 +144,8 @@ def on_few_pictures(recipe, folder, *arms: str, **changes) -> Runner:
         work=folder,
         **WHERE,
     )
+    # What is shown of a protocol that is recorded is of committed code.
+    its.dirty = False
     its.run(its.plan(arms, [SEED]))
     return its
 
@@ -186,6 +192,30 @@ def test_attention_transfer(tmp_path, trained):
             assert objective.attention_weight == wanted
         elif "attention_weight" in row:
             assert objective.attention_weight == row["attention_weight"]
+
+
+def test_rows_of_attention_transfer_keep_maps_of_a_few_pictures_and_how_far_they_are_from_the_teachers(
+    tmp_path,
+):
+    its = on_few_pictures(attention_transfer.RECIPE, tmp_path, "at", "student_alone", depth=10)
+    found, maps = attention_maps.recorded(its.ledger, ["teacher_wrn16_2", "student_alone", "at"])
+    test = pictures("reduced").test
+    # Labels are those of the first pictures, in order.
+    assert found.shape == (6, 3, 32, 32)
+    numpy.testing.assert_allclose(found, test.inputs[list(SHOWN)].numpy(), atol=0.02)
+    nets = {arm: its.trained(arm, SEED) for arm in maps}
+    for arm, own in maps.items():
+        wanted = maps_of(nets[arm], test.inputs, device="cpu")
+        for group, several in own.items():
+            numpy.testing.assert_allclose(several, wanted[group][list(SHOWN)].numpy(), atol=0.01)
+    rows = {row.arm: row for row in its.ledger.rows()}
+    teacher, student = (maps_of(nets[arm], test.inputs, device="cpu") for arm in ("teacher_wrn16_2", "at"))
+    for group in teacher:
+        away = (teacher[group] - student[group]).flatten(1).norm(dim=1).mean()
+        assert rows["at"].metrics[f"map_distance_{group}"] == pytest.approx(float(away), rel=1e-4)
+    assert not any("map_distance" in name for name in rows["student_alone"].metrics)
+    # The pictures are kept once.
+    assert "picture" not in rows["at"].samples
 
 
 # Sequence-level distillation.
