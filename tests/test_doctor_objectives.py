@@ -161,6 +161,26 @@ def test_a_regressor_that_ends_in_a_relu_while_the_hint_is_signed(weight):
     assert check(**tapped_pair(signed=False), objective=Hint(ends_in_relu, weight)) == []
 
 
+def test_hints_are_looked_at_with_the_objective_in_eval_mode_and_its_mode_is_put_back():
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.modes: list[bool] = []
+
+        def forward(self, student, teacher, batch):
+            self.modes.append(self.training)
+            return {"hint": hint_loss(student.features["hidden"], teacher.features["hidden"]).mean()}
+
+    objective = Watching()
+    pair = tapped_pair(signed=True)
+    check(**pair | {"objective": objective})
+    # The loss as it will be trained, and then what is compared with the hint.
+    assert objective.modes[0]
+    assert len(objective.modes) > 1
+    assert not any(objective.modes[1:])
+    assert objective.training
+
+
 def test_a_feature_that_ends_in_a_relu_while_the_hint_is_signed():
     class Direct(nn.Module):
         def forward(self, student, teacher, batch):
