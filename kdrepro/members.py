@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import checks, devices
 from kdrepro.resume import History, State, Step, signature
-from kdrepro.teacher import run_module
+from kdrepro.teacher import run_module, untouched
 from kdrepro.types import Batch, Outputs, TrainingData
 
 Ask = Callable[[Batch], Outputs]
@@ -222,6 +222,22 @@ def _try_one(step: Step, ask: Ask | None, data: TrainingData) -> None:
             )
     step(batch, taught)
     step.train(mode)
+    if data.examples % data.batch_size == 1:
+        _try_a_batch_of_one(step, data)
+
+
+@torch.no_grad()
+def _try_a_batch_of_one(step: Step, data: TrainingData) -> None:
+    """Raise where the last batch, of one example, leaves BatchNorm nothing to compare with."""
+    with untouched(step):
+        step.train()
+        try:
+            run_module(step.student, data.first(1).inputs, side="student")
+        except ValueError as error:
+            raise ValueError(
+                f"batch_size: got {data.batch_size} for {data.examples} examples, which leaves one for the last batch, "
+                f"and the student cannot train on that ({error}); choose another"
+            ) from error
 
 
 def _look(

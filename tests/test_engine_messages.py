@@ -36,6 +36,19 @@ def test_arguments_of_the_wrong_kind_are_named(changes, says):
         train(network(1), **changes)
 
 
+def test_a_last_batch_of_one_is_refused_where_the_student_cannot_train_on_it():
+    data = batches(49, batch_size=16)
+    student = network(1)
+    before = snapshot(student)
+    with pytest.raises(
+        ValueError, match="batch_size: got 16 for 49 examples, which leaves one for the last batch"
+    ):
+        train(student, batches=data)
+    assert snapshot(student) == before
+    # Without BatchNorm it can.
+    train(without_batch_norm(1), batches=data, epochs=1)
+
+
 @pytest.mark.parametrize(
     ("terms", "kind", "says"),
     [
