@@ -132,6 +132,8 @@ def run(
     # As a whole, so that arms of one cohort train together.
     for number, row in enumerate(runner.each(plan), start=1):
         typer.echo(f"[{number}/{len(plan)}] {row.run}: {_measured(row)}, {row.seconds:.0f} s")
+    if select:
+        return
     typer.echo(
         f"To compare: kdrepro table {found.name} --protocol {protocol}"
         + (f" --ledger {folder}" if own else "")
