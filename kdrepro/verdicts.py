@@ -8,7 +8,8 @@ from kdrepro.claims import Claim, Deviation, Paper, paper, papers
 from kdrepro.judgement import VERDICTS, Judgement
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import admitted
-from kdrepro.rules import judge_order, judge_recovery, judge_similar, judge_value
+from kdrepro.rules import judge_order, judge_similar
+from kdrepro.rules_values import judge_recovery, judge_value
 
 __all__ = ["VERDICTS", "Claim", "Deviation", "Judgement", "Paper", "judge", "judge_paper", "paper", "papers"]
 

@@ -1,0 +1,168 @@
+"""The rules that judge a number of the paper: a value, and a share of a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdrepro.claims import Claim, Side
+from kdrepro.intervals import mean_interval, ratio_interval
+from kdrepro.judgement import Judgement, bounds, few, named, not_run, number, settle
+from kdrepro.ledger import Row
+from kdrepro.pairs import Reading, compare, independent, partners, reading, readings
+from kdrepro.rules import needed_pairs, ordered, runs_of, scale_of, unit_of
+
+
+def _in_unit(claim: Claim, value: float) -> float:
+    if claim.correct_out_of is not None:
+        return 100 * (1 - value / claim.correct_out_of)
+    return claim.scale * value
+
+
+def _differs(claim: Claim, rows: Sequence[Row]) -> tuple[str, str] | None:
+    """Verdict and words for a further condition that a row breaks or that has no row; None if all hold."""
+    for fixed in claim.also:
+        values = [reading(row, fixed.metric) for row in rows if row.arm == fixed.arm]
+        known = [value for value in values if value is not None]
+        wrong = [value for value in known if value != fixed.value]
+        if wrong:
+            shown = f"{fixed.metric} of {fixed.arm} is {number(wrong[0])}, not {number(fixed.value)}"
+            return "contradicted", shown
+        if not known or len(known) < len(values):
+            return "not run", f"not every row of {fixed.arm} says its {fixed.metric}"
+    return None
+
+
+def _direction(claim: Claim, rows: Sequence[Row]) -> tuple[str, str, int | None, tuple[str, ...]]:
+    """The verdict where the number was missed, by the order that must hold; words, seeds needed, runs."""
+    if claim.direction is None:
+        raise ValueError(f"claim {claim.id}: direction: missing")
+    pairs = compare(rows, claim.direction, one_run=claim.one_run)
+    if len(pairs) < claim.seeds:
+        return "not run", f"; its order has {few(claim, len(pairs))}", claim.seeds, runs_of(pairs)
+    scale = scale_of(claim, claim.direction)
+    outcome = ordered(pairs, scale=scale)
+    sides = " minus ".join(
+        named(side, claim.metric, scale=scale) for side in (claim.direction.lower, claim.direction.higher)
+    )
+    words = (
+        f"; {sides}: {number(outcome.interval.mean)}{unit_of(claim, claim.direction)}, {bounds(outcome.interval)}"
+        f"{settle(outcome.needed)}"
+    )
+    verdict = "direction holds" if outcome.verdict == "reproduced" else outcome.verdict
+    return verdict, words, outcome.needed, runs_of(pairs)
+
+
+def judge_value(claim: Claim, rows: Sequence[Row]) -> Judgement:
+    """Reproduced if our mean lies within the tolerance of the paper's value, else as its direction says."""
+    found = readings(rows, Side((claim.arm,), claim.metric))
+    n, runs = len(found), runs_of(found)
+    if n < claim.seeds:
+        return not_run(claim, n=n, runs=runs)
+    interval = mean_interval(
+        independent([_in_unit(claim, each.value) for each in found], [each.teachers for each in found])
+    )
+    away = abs(interval.mean - claim.value)
+    detail = (
+        f"Mean {number(interval.mean)} {claim.unit}, {bounds(interval)}, {n} runs; "
+        f"the paper's {claim.value:g} is {number(away)} away, {number(claim.tolerance)} allowed"
+    )
+    needed = None
+    broken = _differs(claim, rows)
+    # A mean that lies on the limit but for rounding is inside.
+    if away > claim.tolerance + 1e-9 * max(1.0, abs(claim.value)):
+        verdict, words, needed, more = _direction(claim, rows)
+        detail += words
+        runs = tuple(sorted({*runs, *more}))
+    elif broken:
+        verdict, words = broken
+        detail += f"; {words}"
+    else:
+        verdict = "reproduced"
+    return Judgement(
+        claim=claim,
+        verdict=verdict,
+        detail=detail + ".",
+        mean=interval.mean,
+        interval=(interval.low, interval.high),
+        n=n,
+        protocol=claim.protocol,
+        seeds_needed=needed,
+        runs=runs,
+    )
+
+
+def _triples(claim: Claim, rows: Sequence[Row]) -> list[tuple[Reading, Reading, Reading]]:
+    """Student, start and end of the gap, joined run by run."""
+    sides = [Side.of(name, claim.metric) for name in (claim.arm, claim.start, claim.end)]
+    students, starts, ends = (readings(rows, side) for side in sides)
+    of_start, of_end = (
+        {
+            student.seed: other
+            for student, other in partners(
+                students, others, one_run=not set(side.arms).isdisjoint(claim.one_run)
+            )
+        }
+        for side, others in zip(sides[1:], (starts, ends), strict=True)
+    )
+    return [
+        (each, of_start[each.seed], of_end[each.seed])
+        for each in students
+        if each.seed in of_start.keys() & of_end
+    ]
+
+
+def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
+    """Reproduced if the interval of the share (from - arm) / (from - to) lies at or above what is claimed.
+
+    Contradicted if it lies wholly below. The interval is Fieller's, over runs joined with their own teacher;
+    lower is better in the metric. Where the gap may be none, or runs the other way, Fieller's interval is
+    unbounded or means nothing, and that is inconclusive.
+    """
+    joined = _triples(claim, rows)
+    n, runs = len(joined), runs_of(each for triple in joined for each in triple)
+    if n < claim.seeds:
+        return not_run(claim, n=n, runs=runs)
+    teachers = [student.teachers for student, _, _ in joined]
+    closed = independent([start.value - student.value for student, start, _ in joined], teachers)
+    gaps = independent([start.value - end.value for _, start, end in joined], teachers)
+    gap = mean_interval(gaps)
+    shown = f"the gap of {number(gap.mean)} ({bounds(gap)}) between {claim.start} and {claim.end}"
+    excess = [top - claim.at_least * bottom for top, bottom in zip(closed, gaps, strict=True)]
+    # What settles the share once there is a gap to take it of.
+    enough_for_share = needed_pairs(excess, n, mean_interval(excess).mean)
+    if gap.low <= 0:
+        enough_for_gap = needed_pairs(gaps, n, gap.mean) if gap.mean > 0 else None
+        needed = (
+            max(enough_for_gap, enough_for_share)
+            if enough_for_gap is not None and enough_for_share is not None
+            else None
+        )
+        return Judgement(
+            claim=claim,
+            verdict="inconclusive",
+            detail=f"No share can be told of {shown}, which may be none or the other way round, {n} pairs"
+            f"{settle(needed)}.",
+            n=n,
+            protocol=claim.protocol,
+            seeds_needed=needed,
+            runs=runs,
+        )
+    share, needed = ratio_interval(closed, gaps), None
+    if share.low >= claim.at_least:
+        verdict = "reproduced"
+    elif share.high < claim.at_least:
+        verdict = "contradicted"
+    else:
+        verdict, needed = "inconclusive", enough_for_share
+    return Judgement(
+        claim=claim,
+        verdict=verdict,
+        detail=f"{claim.arm} closes {number(share.mean)} of {shown}, {bounds(share)}, {n} pairs; "
+        f"{number(claim.at_least)} claimed{settle(needed)}.",
+        mean=share.mean,
+        interval=(share.low, share.high),
+        n=n,
+        protocol=claim.protocol,
+        seeds_needed=needed,
+        runs=runs,
+    )
