@@ -172,9 +172,9 @@ def cache_teacher(
     """Run the teacher once over the data of `batches`: right only where student and teacher see the same view.
 
     `temperature` matters to an ensemble only (the members are averaged after softening), and has to be the objective's:
-    `fit` refuses another. The precision is that of the
-    `fit` the cache is for, so that the cached loss equals the uncached one. Of a text it holds a logit for each word of
-    the vocabulary at each word of the targets, in the precision of the teacher's: gigabytes, soon.
+    `fit` refuses another. The precision is that of the `fit` the cache is for, so that the cached loss equals the
+    uncached one. Of a text it holds a logit for each word of the vocabulary at each word of the targets, in the
+    precision of the teacher's: gigabytes, soon.
     Raises `ValueError` when `batches` augments: the cached outputs would belong to other inputs.
     """
     if isinstance(batches, Batches) and batches.augment is not None:

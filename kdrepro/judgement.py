@@ -86,6 +86,16 @@ def named(side: Side | float, metric: str, *, scale: float = 1.0) -> str:
     return arms if side.metric == metric else f"{arms} ({side.metric})"
 
 
+def from_to(counts: Iterable[int]) -> str:
+    """Several counts in words: the one that they all are, or the least and the most.
+
+    >>> from_to([3, 3]), from_to([1, 2, 5])
+    ('3', '1 to 5')
+    """
+    least, most = min(several := list(counts)), max(several)
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
 def few(claim: Claim, n: int) -> str:
     """How many of the seeds that a claim asks for are there."""
     return f"{n} of {claim.seeds} seeds at protocol {claim.protocol}"

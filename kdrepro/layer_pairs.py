@@ -52,8 +52,8 @@ class LayerPair:
         if self.problem or (self.student_shape == self.teacher_shape and not out_of_reach):
             return ""
         if self.sequence:
-            kernel: int | tuple[int, int] = self.student_shape[1] - self.teacher_shape[1] + 1
-            return f"nn.Conv1d({self.student_shape[0]}, {self.teacher_shape[0]}, {kernel})"
+            length = self.student_shape[1] - self.teacher_shape[1] + 1
+            return f"nn.Conv1d({self.student_shape[0]}, {self.teacher_shape[0]}, {length})"
         if len(self.student_shape) != 3 or channels_last(self.student_shape):
             return f"nn.Linear({self.student_shape[-1]}, {self.teacher_shape[-1]})"
         height, width = (

@@ -35,11 +35,10 @@ def _folder(folder: Path) -> str:
 def inputs(
     root: Path, name: str, notebook: Notebook, parameters: Mapping[str, Any], data: Mapping[str, str]
 ) -> Inputs:
-    """All that an execution of the chapter `name` looks at, as digests: notebook, parameters, package, pins, data.
+    """All that an execution of the chapter `name` looks at, as digests.
 
-    And the rows of its own recipe.
-
-    Of the notebook only the sources and tags of its cells count, so that opening it and saving it changes nothing.
+    That is notebook, parameters, package, pins, data and the rows of its own recipe. Of the notebook only the sources
+    and tags of its cells count, so that opening it and saving it changes nothing.
     """
     cells = [(cell["cell_type"], text_of(cell), tags(cell)) for cell in notebook["cells"]]
     package, pins = root / "kdrepro", root / "constraints.txt"

@@ -67,15 +67,16 @@ def table(
     arms = [name for name, arm in recipes.load(recipe).arms.items() if protocol in arm.protocols]
     found = rows.rows(recipe=recipe, protocol=protocol)
     # Arms that the recipe does not list: a chapter's own, or those of a text of one's own, which has no others.
-    others = list(dict.fromkeys(row.arm for row in found if row.arm not in arms))
-    arms = others if len({row.arm for row in found}) == len(others) > 0 else [*arms, *others]
-    there = sorted({name for row in found for name in row.metrics})
-    shown = [name for name in _KNOWN_BY if name in there] or _KNOWN_BY[:3]
+    there = dict.fromkeys(row.arm for row in found)
+    others = [arm for arm in there if arm not in arms]
+    arms = others if others and len(others) == len(there) else [*arms, *others]
+    measured = sorted({name for row in found for name in row.metrics})
+    shown = [name for name in _KNOWN_BY if name in measured] or _KNOWN_BY[:3]
     if metrics is not None:
         shown = [name.strip() for name in metrics.split(",")]
         for name in shown:
             if found and all(reading(row, name) is None for row in found):
-                checks.choice("metrics", name, there)
+                checks.choice("metrics", name, measured)
     frame = tables.result_table(recipe, rows, arms, shown, protocol=protocol)
     where = " and ".join("the recorded ones" if each == RESULTS else str(each) for each in rows.folders)
     typer.secho(f"{recipe}, protocol {protocol}, rows of {where}", bold=True)

@@ -132,7 +132,7 @@ def map_grid(pictures: object, maps: Maps, *, names: Mapping[str, str] | None = 
     return chart
 
 
-def recorded(
+def recorded_maps(
     ledger: Ledger, arms: Sequence[str], *, protocol: str = "reduced"
 ) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]] | None:
     """Return the pictures (N, C, H, W) that the first arm's row has kept, and the maps of all arms, by arm and depth.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdrepro.claims import Comparison, Side
+from kdrepro.claims import Comparison, Side, paper
 from kdrepro.exhibits.thin_nets import DEPTHS
+from kdrepro.judgement import from_to
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import compare, difference, readings, rows_shown, summary
 
 _LEARNS = 0.5
 _WITH = {"alone": "labels alone", "kd": "soft targets", "hint": "a hint first"}
-# Fewer than the claims ask for say nothing of what they read.
-_SEEDS = 3
 # Section 4.1, at the paper's own length: the deepest net that each way trains.
 _PAPER = (
     "The paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints"
@@ -50,8 +49,7 @@ def _length(rows: Sequence[Row], runs: set[int]) -> str:
     """How long these nets were trained, and how often."""
     students = [row.config for row in rows if row.arm.startswith("depth")]
     epochs = {config["epochs"] // config["shorter"] for config in students if "shorter" in config}
-    trained = " to ".join(f"{count}" for count in sorted({min(epochs), max(epochs)})) if epochs else "fewer"
-    times = " to ".join(f"{count}" for count in sorted({min(runs), max(runs)}))
+    trained, times = from_to(epochs) if epochs else "fewer", from_to(runs)
     there = "there is 1 run" if times == "1" else f"there are {times} runs"
     return f"here a net has {trained} epochs, and {there} of each"
 
@@ -64,7 +62,8 @@ def _teacher(rows: Sequence[Row]) -> list[str]:
     """Two sentences where the runs do not show that the teacher is better than the shallowest net on labels alone."""
     sides = [Side.of(arm, "test_error_rate") for arm in ("cifar_teacher", f"depth{DEPTHS[0]}_alone")]
     teacher, shallow = (summary(rows, side) for side in sides)
-    if shallow is None or shallow[1] < _SEEDS:
+    # Of fewer runs than the claims ask for nothing is said of what they read.
+    if shallow is None or shallow[1] < paper("romero2015").claim("S21").seeds:
         return []
     # As in the premise of the claims: there is one teacher, and it is compared with every run of the net.
     less = difference(compare(rows, Comparison(*sides), one_run=sides[0].arms))

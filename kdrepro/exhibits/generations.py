@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
-from kdrepro.judgement import number
+from kdrepro.judgement import from_to, number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.verdicts import judge_paper
@@ -134,9 +134,8 @@ def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) ->
         axes.plot(*zip(*points, strict=True), color=BLUE, linewidth=0.7, alpha=0.25)
     if places:
         axes.fill_between(places, lows, highs, color=BLUE, alpha=0.2, linewidth=0)
-        counts = sorted({sum(1 for points in seeds.values() if place in dict(points)) for place in places})
-        runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        label = f"generations, {runs} {'seed' if counts[-1] == 1 else 'seeds'}"
+        runs = from_to(sum(1 for points in seeds.values() if place in dict(points)) for place in places)
+        label = f"generations, {runs} {'seed' if runs == '1' else 'seeds'}"
         axes.plot(places, means, "-o", color=BLUE, linewidth=2.5, markersize=6, label=label)
         if len({each for each in (*means, *lows, *highs) if math.isfinite(each)}) == 1:
             axes.set_ylim(0.99 * means[0], 1.002 * means[0])

@@ -31,6 +31,7 @@ from kdrepro.exhibits.charts import (
     new_chart,
     say,
 )
+from kdrepro.judgement import from_to
 from kdrepro.ledger import Ledger, Row
 from kdrepro.mode_masses import EDGES, METRICS
 from kdrepro.pairs import readings, rows_shown, summary
@@ -245,8 +246,7 @@ def _decline(
     if not means:
         return False
     halves = [each.half if math.isfinite(each.half) else math.nan for each in means.values()]
-    counts = sorted({each[1] for each in found.values() if each is not None})
-    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    runs = from_to(each[1] for each in found.values() if each is not None)
     axes.errorbar(
         list(means),
         [each.mean for each in means.values()],

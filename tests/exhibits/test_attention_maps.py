@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from recorded_rows import make_row, write_ledger
 
 from kdrepro import array_texts
-from kdrepro.exhibits.attention_maps import distance_table, map_grid, mean_distances, recorded
+from kdrepro.exhibits.attention_maps import distance_table, map_grid, mean_distances, recorded_maps
 
 SIDES = {"group0": 8, "group1": 4, "group2": 2}
 NETS = ("teacher", "student alone", "student with maps")
@@ -152,7 +152,7 @@ def test_recorded_maps_are_those_of_the_first_seed_whose_rows_have_all_of_them(t
         kept("teacher_wrn16_2", 1, picture=picture),
         kept("at", 1),
     ]
-    found = recorded(write_ledger(tmp_path, rows), arms)
+    found = recorded_maps(write_ledger(tmp_path, rows), arms)
     assert found is not None
     pictures, maps = found
     np.testing.assert_allclose(pictures, images(channels=3), atol=0.05)
@@ -161,7 +161,8 @@ def test_recorded_maps_are_those_of_the_first_seed_whose_rows_have_all_of_them(t
         np.testing.assert_allclose(maps["at"][depth], own, atol=0.01)
         np.testing.assert_allclose(np.linalg.norm(maps["at"][depth].reshape(3, -1), axis=1), 1.0)
     assert len(map_grid(pictures, maps).axes) == 3 * (1 + 2 * len(SIDES))
-    assert recorded(write_ledger(tmp_path / "other", rows[:2]), arms) is None
+    assert recorded_maps(write_ledger(tmp_path / "other", rows[:2]), arms) is None
     assert (
-        recorded(write_ledger(tmp_path / "bare", [kept("teacher_wrn16_2", 0), kept("at", 0)]), arms) is None
+        recorded_maps(write_ledger(tmp_path / "bare", [kept("teacher_wrn16_2", 0), kept("at", 0)]), arms)
+        is None
     )

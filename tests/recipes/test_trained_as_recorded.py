@@ -78,16 +78,21 @@ def test_hinton(hinton, trained):
 def test_hintons_early_stopping_looks_at_no_test_digit_and_at_none_that_is_trained_on(hinton, trained):
     hinton.run(hinton.plan(["few_digits_hard"], [SEED]))
     (one,) = trained
-    assert one.member.validate is not None
-    test = hinton.data(hinton.recipe.arm("few_digits_hard")).test
-    before = one.member.validate(one.member.student)
+    assert_stopped_by_others(one, hinton.data(hinton.recipe.arm("few_digits_hard")).test)
+
+
+def assert_stopped_by_others(trainee: Watched, test: Examples) -> None:
+    """What a training is stopped by are neither examples that it trains on nor those of the test."""
+    assert trainee.member.validate is not None
+    before = trainee.member.validate(trainee.member.student)
     kept = test.targets.clone()
     test.targets.copy_((test.targets + 1) % 10)
-    assert one.member.validate(one.member.student) == before
+    assert trainee.member.validate(trainee.member.student) == before
     test.targets.copy_(kept)
-    watched = watched_inputs(one)
-    assert not watched & rows_of(one.data.inputs)
-    assert not watched & rows_of(test.inputs)
+    watched = watched_inputs(trainee)
+    assert len(watched) > 10
+    assert not watched & rows_of(trainee.data.inputs.flatten(1))
+    assert not watched & rows_of(test.inputs.flatten(1))
 
 
 def watched_inputs(trainee: Watched) -> set[bytes]:
@@ -198,7 +203,7 @@ def test_rows_of_attention_transfer_keep_maps_of_a_few_pictures_and_how_far_they
     tmp_path,
 ):
     its = on_few_pictures(attention_transfer.RECIPE, tmp_path, "at", "student_alone", depth=10)
-    found, maps = attention_maps.recorded(its.ledger, ["teacher_wrn16_2", "student_alone", "at"])
+    found, maps = attention_maps.recorded_maps(its.ledger, ["teacher_wrn16_2", "student_alone", "at"])
     test = pictures("reduced").test
     # Labels are those of the first pictures, in order.
     assert found.shape == (6, 3, 32, 32)
@@ -295,15 +300,5 @@ def _layers(trainee: Watched) -> list[nn.Module]:
 def test_fitnets_stop_by_no_test_digit_and_by_none_that_is_trained_on(tmp_path, trained):
     its = fitnet_runs.runner(tmp_path)
     its.run(its.plan(["fitnet"], [SEED]))
-    test = its.data(its.recipe.arm("fitnet")).test
     for each in trained:
-        assert each.member.validate is not None
-        before = each.member.validate(each.member.student)
-        kept = test.targets.clone()
-        test.targets.copy_((test.targets + 1) % 10)
-        assert each.member.validate(each.member.student) == before
-        test.targets.copy_(kept)
-        watched = watched_inputs(each)
-        assert len(watched) > 10
-        assert not watched & rows_of(each.data.inputs.flatten(1))
-        assert not watched & rows_of(test.inputs.flatten(1))
+        assert_stopped_by_others(each, its.data(its.recipe.arm("fitnet")).test)
