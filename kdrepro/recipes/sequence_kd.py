@@ -334,7 +334,12 @@ RECIPE = _recipe(
             {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 11},
             {"learning_rate": 0.003, "dropout": 0.2, "batch_size": 32, "epochs": 32},
         ],
-        # How long a pruned net is trained again.
-        "ende_pruned_80": [{"retrain_epochs": 5}, {"retrain_epochs": 16}],
+        # How long a pruned net is trained again, and at what share of the learning rate.
+        "ende_pruned_80": [
+            {"retrain_epochs": 5},
+            {"retrain_epochs": 16},
+            {"retrain_epochs": 16, "retrain_rate": 0.5},
+            {"retrain_epochs": 16, "retrain_rate": 1.0},
+        ],
     },
 )
