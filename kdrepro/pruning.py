@@ -56,3 +56,21 @@ def prune_(module: nn.Module, *, share: float) -> Callable[[nn.Module], None]:
 def remaining_weights(module: nn.Module) -> int:
     """Count the parameters of a module that are not 0."""
     return sum(int(parameter.count_nonzero()) for parameter in module.parameters())
+
+
+def kept_shares(module: nn.Module) -> dict[str, float]:
+    """Say of each direct child of a module, by name, which share of its matrices is not 0: what pruning left of it.
+
+    >>> net = nn.ModuleDict({"lower": nn.Linear(2, 2), "upper": nn.Linear(2, 2)})
+    >>> with torch.no_grad():
+    ...     net["upper"].weight[0] = 0.0
+    >>> kept_shares(net)
+    {'lower': 1.0, 'upper': 0.5}
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, weight in module.named_parameters():
+        if weight.ndim > 1:
+            child = name.partition(".")[0]
+            kept, count = sizes.get(child, (0, 0))
+            sizes[child] = kept + int(weight.count_nonzero()), count + weight.numel()
+    return {child: kept / count for child, (kept, count) in sizes.items()}

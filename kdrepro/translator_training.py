@@ -19,7 +19,7 @@ from kdrepro.data.parallel import EncodedText, write_lines
 from kdrepro.data.text import SentenceBatches
 from kdrepro.decode import Hypothesis
 from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
-from kdrepro.pruning import remaining_weights
+from kdrepro.pruning import kept_shares, remaining_weights
 from kdrepro.resume import History
 from kdrepro.runs import Run
 from kdrepro.translation import TranslationTest
@@ -191,8 +191,11 @@ class TranslatorTraining:
 
     def result(self, history: History) -> Result:
         pruned = "pruned" in self.settings
+        left = {
+            f"kept_{name.removesuffix('.weight')}": share for name, share in kept_shares(self.net).items()
+        }
         return Result(
-            self.test.measure(self.net, self.teacher) | self.taught,
+            self.test.measure(self.net, self.teacher) | self.taught | (left if pruned else {}),
             self.net,
             history,
             parameters=remaining_weights(self.net) if pruned else None,

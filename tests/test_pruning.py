@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD
 
 from kdrepro import Batches, Supervised, fit
-from kdrepro.pruning import prune_, remaining_weights
+from kdrepro.pruning import kept_shares, prune_, remaining_weights
 
 
 @pytest.fixture
@@ -32,6 +32,11 @@ def test_the_smallest_of_all_matrices_go_and_the_others_stay(net, share):
         for now, then in zip(value.flatten().tolist(), before[name].flatten().tolist(), strict=True):
             assert now == (0.0 if count and abs(then) <= sizes[count - 1] else then)
     assert remaining_weights(net) == 180 - count + 23
+    kept = kept_shares(net)
+    assert set(kept) == {"0", "2"}
+    for part, share_left in kept.items():
+        values = before[f"{part}.weight"].flatten().tolist()
+        assert share_left == sum(not count or abs(value) > sizes[count - 1] for value in values) / len(values)
 
 
 def test_equal_weights_do_not_all_go():
@@ -74,3 +79,11 @@ def test_a_share_out_of_range_is_refused(net):
 def test_a_module_without_a_matrix_is_refused():
     with pytest.raises(ValueError, match=r"module: got ReLU without a matrix of weights"):
         prune_(nn.ReLU(), share=0.5)
+
+
+def test_what_is_kept_is_counted_over_all_matrices_of_a_part():
+    net = nn.Sequential(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), nn.Linear(1, 5))
+    with torch.no_grad():
+        net[0][0].weight.fill_(0.0)
+    # Eight of the first part's twelve are 0; vectors do not count.
+    assert kept_shares(net) == {"0": pytest.approx(4 / 12), "1": 1.0}

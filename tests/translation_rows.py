@@ -49,6 +49,9 @@ def translation_row(
         "mode_mass": mass,
         **shares([math.log(mass)] * 3 + [math.log(mass) - 5.0]),
     }
+    if "_pruned_" in arm:
+        left = 1 - int(arm.rpartition("_")[2]) / 100
+        metrics |= {"kept_output": left, "kept_score": left / 4}
     if not arm.endswith(("teacher", "student_alone")):
         metrics["speedup_over_teacher_beam5"] = rate / 200
     settings = {"recipe": "sequence_kd", "metrics": metrics, "samples": SAID}

@@ -64,6 +64,18 @@ ARMS = {
 }
 # The shares of the weights that are gone; the first is trained as long as the others.
 PRUNED = (0, 50, 80, 85, 90)
+# Parts of the net, from the source to the target, as rows name them and in words.
+PARTS = {
+    "source_embedding": "source words",
+    "encoder_inputs": "encoder, from below",
+    "encoder_states": "encoder, from before",
+    "target_embedding": "target words",
+    "decoder_words": "decoder, from the word",
+    "decoder_states": "decoder, from before",
+    "score": "where to look",
+    "combine": "attentional vector",
+    "output": "output",
+}
 
 
 def family(name: str) -> Family:
@@ -258,3 +270,38 @@ def _decline(
         label=f"{label}, n = {runs}",
     )
     return True
+
+
+def what_is_pruned(ledger: Ledger, *, protocol: str = "paper") -> Chart:
+    """What share of each part of the student is left when the smallest weights of all parts together are gone.
+
+    Means of the seeds, for both directions of the captions; a dashed line is what is left of all parts together.
+    """
+    rows = rows_shown(ledger, RECIPE, protocol)
+    with matplotlib.rc_context(STYLE):
+        chart = new_chart(10.0, 4.6)
+        panels = chart.subplots(1, 2, sharey=True)
+        places = range(len(PARTS))
+        panels[0].set_yticks(places, list(PARTS.values()))
+        panels[0].invert_yaxis()
+        for axes, name in zip(panels, ("ende", "deen"), strict=True):
+            axes.set_title(FAMILIES[name].name, loc="left", fontsize=12)
+            some = False
+            for share, colour in zip(PRUNED[1:], (SKY, BLUE, ORANGE, RED), strict=True):
+                arm = f"{name}_pruned_{share}"
+                found = [summary(rows, Side.of(arm, f"kept_{part}")) for part in PARTS]
+                kept = {place: each[0].mean for place, each in enumerate(found) if each is not None}
+                if kept:
+                    some = True
+                    axes.plot(list(kept.values()), list(kept), "o", color=colour, label=f"{share} % pruned")
+                    axes.axvline(1 - share / 100, color=colour, linestyle="--", linewidth=1)
+            if not some:
+                axes.set_xticks([])
+                say(axes, f"not run at\nprotocol {protocol}")
+                continue
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.set_xlabel("weights left")
+            axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+            axes.legend(loc="lower right")
+    return chart

@@ -10,6 +10,7 @@ from recorded_rows import write_ledger
 from translation_rows import LEVELS, translation_row, translation_rows
 
 from kdrepro.exhibits import translation_charts as drawn
+from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.recipes.sequence_kd import RECIPE
 
 
@@ -51,7 +52,8 @@ def test_phonemes_are_judged_by_words_that_are_right(tmp_path):
 def test_without_rows_the_pictures_say_so(tmp_path):
     ledger = write_ledger(tmp_path, [])
     assert "not run at protocol paper" in texts(drawn.speed_and_quality(ledger))
-    assert texts(drawn.pruning_curve(ledger)).count("not run at\nprotocol paper") == 2
+    for chart in (drawn.pruning_curve(ledger), drawn.what_is_pruned(ledger)):
+        assert texts(chart).count("not run at\nprotocol paper") == 2
 
 
 def test_a_wrong_family_is_named():
@@ -71,6 +73,21 @@ def test_pruned_students_start_from_the_one_that_is_whole(tmp_path):
     assert list(beam) == pytest.approx(wanted)
     assert found["teacher, beam"][0][1] == pytest.approx(37.7)
     assert {"greedy, n = 3", "beam, n = 3", "teacher, beam"} <= set(texts(chart))
+    assert_readable(chart)
+
+
+def test_a_part_of_small_weights_is_seen_to_lose_more(tmp_path):
+    chart = drawn.what_is_pruned(write_ledger(tmp_path, translation_rows("ende")))
+    left, right = chart.axes
+    assert not lines(right)
+    names = list(drawn.PARTS)
+    found = lines(left)
+    assert list(found) == ["50 % pruned", "80 % pruned", "85 % pruned", "90 % pruned"]
+    for kept, points in zip((0.5, 0.2, 0.15, 0.1), found.values(), strict=True):
+        assert points == [
+            (pytest.approx(kept / 4), names.index("score")),
+            (pytest.approx(kept), names.index("output")),
+        ]
     assert_readable(chart)
 
 
@@ -103,6 +120,11 @@ def test_an_arm_that_was_not_run_says_so(tmp_path):
 def test_what_is_drawn_are_arms_of_the_recipe():
     ends = [*drawn.ARMS, *(f"pruned_{share}" for share in drawn.PRUNED)]
     assert {f"{family}_{end}" for family in drawn.FAMILIES for end in ends} <= set(RECIPE.arms)
+
+
+def test_the_parts_are_those_of_the_net():
+    net = LSTMSeq2Seq(3, 3, hidden=2)
+    assert set(drawn.PARTS) == {name for name, part in net.named_children()}
 
 
 def test_a_student_without_others_has_its_own_speed(tmp_path):

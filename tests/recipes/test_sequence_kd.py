@@ -256,6 +256,9 @@ def test_pruned_weights_stay_zero_and_are_not_counted(done, rows):
         everything = sum(each.numel() for each in net.parameters())
         assert rows[f"pruned_{share}"].parameters == everything - zeros
         assert zeros / everything == pytest.approx(share / 100, abs=0.08)
+        attention = net.score.weight
+        assert rows[f"pruned_{share}"].metrics["kept_score"] == (attention != 0).float().mean().item()
+    assert not any(name.startswith("kept_") for name in rows["seq_kd"].metrics)
     assert rows["seq_kd"].parameters == sum(
         each.numel() for each in done.trained("cmu_seq_kd", 0).parameters()
     )
