@@ -50,8 +50,8 @@ _STUDENT = _SHARED | {
     "batch_size": 32,
     "epochs": 32,
 }
-# Going on from trained weights: on the hypotheses nearest to the references, and after pruning, where the whole learning
-# rate did better on pairs held out than a part of it.
+# Going on from trained weights: on the hypotheses nearest to the references, and after pruning. There all of the rate
+# did better on pairs held out than a part of it.
 _FINE = {"fine_rate": 0.1, "fine_epochs": 3, "retrain_rate": 1.0, "retrain_epochs": 16}
 # In so few steps a net of two layers may not yet have found where to look, and learns next to nothing; one of a single
 # layer has. Chosen on words held out, four seeds. In single precision a notebook translates twice alike on any device.
