@@ -51,8 +51,8 @@ def not_run(claim: Claim, *, n: int, runs: Iterable[str]) -> Judgement:
 def number(value: float) -> str:
     """A number with the digits that its size deserves.
 
-    >>> number(146.2), number(13.24), number(2.0), number(0.0912), number(-0.0), number(4730.0)
-    ('146', '13.2', '2', '0.091', '0', '4730')
+    >>> number(146.2), number(13.24), number(2.0), number(0.0912), number(-0.0), number(4730.0), number(532998.0)
+    ('146', '13.2', '2', '0.091', '0', '4730', '532,998')
     """
     if not math.isfinite(value):
         return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
@@ -60,7 +60,7 @@ def number(value: float) -> str:
     if 0 < size < 1e-3:
         return f"{value:.1e}"
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3
-    text = f"{value:.{digits}f}"
+    text = f"{value:,.0f}" if size >= 10_000 else f"{value:.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
 

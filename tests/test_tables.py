@@ -89,6 +89,16 @@ def test_a_result_is_a_mean_with_half_the_interval(tmp_path):
     assert list(missing["test_ece"]) == ["–", "not run"]
 
 
+def test_the_size_of_a_net_is_no_estimate(tmp_path):
+    rows = [make_row("whole", seed, 1.0, parameters=2_626_518) for seed in range(2)]
+    rows += [make_row("pruned", seed, 1.0, parameters=532_990 + 10 * seed) for seed in range(2)]
+    rows += [make_row("once", 0, 1.0, parameters=271_308)]
+    frame = tables.result_table(
+        "hinton_kd", write_ledger(tmp_path, rows), ["whole", "pruned", "once"], {"parameters": "Size"}
+    )
+    assert list(frame["Size"]) == ["2,626,518", "532,995 ± 64", "271,308"]
+
+
 def test_corrections_are_rows_of_one_arm_with_their_shift(tmp_path, empty):
     values = {"bias_test": 3.5, "test_errors_bias_test": 109.0}
     rows = [make_row("no_threes", seed, 206, metrics=values) for seed in range(2)]

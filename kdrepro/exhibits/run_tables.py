@@ -30,7 +30,8 @@ def plus_minus(interval: Interval, n: int) -> str:
     if not (math.isfinite(interval.mean) and interval.half >= 1e-6):
         return f"{number(interval.mean)} ± {number(interval.half)}"
     places = max(0, 1 - math.floor(math.log10(interval.half)))
-    return f"{interval.mean:.{places}f} ± {interval.half:.{places}f}"
+    grouped = "," if abs(interval.mean) >= 10_000 else ""
+    return f"{interval.mean:{grouped}.{places}f} ± {interval.half:{grouped}.{places}f}"
 
 
 def result_table(
@@ -44,7 +45,8 @@ def result_table(
     """Mean ± half the 95 % interval of each metric, and the number of seeds, one row for each arm.
 
     `metrics` are names, or names with the headings of their columns. An arm without runs reads “not run”; one that has
-    runs and not this metric, such as agreement with a teacher that it does not have, “–”.
+    runs and not this metric, such as agreement with a teacher that it does not have, “–”. Of `parameters`, where all
+    seeds have as many, the number alone.
     """
     rows = rows_shown(ledger, recipe, protocol)
     headings = metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}
@@ -54,6 +56,9 @@ def result_table(
         seeds = len({row.seed for row in rows if row.arm == arm})
         nothing = "–" if seeds else NOT_RUN
         cells = {heading: plus_minus(*each) if each else nothing for heading, each in found.items()}
+        size = found.get(headings.get("parameters", ""))
+        if size and (size[1] == 1 or size[0].half == 0):
+            cells[headings["parameters"]] = number(size[0].mean)
         records.append({"Arm": arm, **cells, "Seeds": seeds})
     return pd.DataFrame(records, columns=("Arm", *headings.values(), "Seeds"))
 

@@ -112,7 +112,7 @@ def relative_gains(ledger: Ledger) -> Chart:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("share of the errors of the labels once more that is gone")
-        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0, symbol=" %"))
         if drawn:
             axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
             axes.set_axisbelow(True)

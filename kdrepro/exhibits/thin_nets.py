@@ -148,7 +148,7 @@ def plateau_curves(
         for axes, words in ((left, f"not run at protocol {protocol}"), (right, "no hint stage run")):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if axes.lines:
-                axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+                axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
                 axes.grid(color="#e5e5e5", linewidth=0.8)
                 axes.set_axisbelow(True)
             else:
@@ -266,7 +266,7 @@ def depth_curve(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
             axes.axhline(teacher[0].mean, color="black", linestyle="--", linewidth=1.5, label="teacher")
         axes.set_ylim(0, 1.22 if protocol in ("reduced", "paper") else 1)
         axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         if protocol in ("reduced", "paper"):
             _paper_depths(axes)
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)

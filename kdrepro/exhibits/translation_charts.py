@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from kdrepro.claims import Side
 from kdrepro.exhibits.charts import (
@@ -115,7 +116,7 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
         axes.set_xlabel("words a second (logarithmic): greedy ●, beam ■")
         axes.set_ylabel(shown.words)
         if shown.metric != "bleu":
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axes.grid(color="#e5e5e5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_title(f"{shown.name}, protocol {protocol}", loc="left", fontsize=12)
@@ -191,7 +192,7 @@ def mode_mass_histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: st
             mean = summary(rows, Side.of(arm, "mode_mass"))
             axes.set_title(title, loc="left", fontsize=12)
             axes.set_xlim(0, len(places))
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
             if mean is None or any(each is None for each in found):
                 say(axes, f"not run at protocol {protocol}")
                 continue
@@ -279,29 +280,33 @@ def what_is_pruned(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     """
     rows = rows_shown(ledger, RECIPE, protocol)
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(10.0, 4.6)
+        chart = new_chart(10.0, 4.8)
         panels = chart.subplots(1, 2, sharey=True)
         places = range(len(PARTS))
+        named: dict[str, Artist] = {}
         panels[0].set_yticks(places, list(PARTS.values()))
         panels[0].invert_yaxis()
         for axes, name in zip(panels, ("ende", "deen"), strict=True):
             axes.set_title(FAMILIES[name].name, loc="left", fontsize=12)
-            some = False
+            axes.set_xticks([])
             for share, colour in zip(PRUNED[1:], (SKY, BLUE, ORANGE, RED), strict=True):
                 arm = f"{name}_pruned_{share}"
                 found = [summary(rows, Side.of(arm, f"kept_{part}")) for part in PARTS]
                 kept = {place: each[0].mean for place, each in enumerate(found) if each is not None}
                 if kept:
-                    some = True
-                    axes.plot(list(kept.values()), list(kept), "o", color=colour, label=f"{share} % pruned")
+                    words = f"{share} % pruned"
+                    (named[words],) = axes.plot(
+                        list(kept.values()), list(kept), "o", color=colour, label=words
+                    )
                     axes.axvline(1 - share / 100, color=colour, linestyle="--", linewidth=1)
-            if not some:
-                axes.set_xticks([])
+            if not axes.lines:
                 say(axes, f"not run at\nprotocol {protocol}")
                 continue
+            axes.xaxis.set_major_locator(AutoLocator())
             axes.set_xlim(left=0)
-            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             axes.set_xlabel("weights left")
             axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-            axes.legend(loc="lower right")
+        if named:
+            chart.legend(named.values(), named, loc="outside lower center", ncols=len(named))
     return chart
