@@ -190,7 +190,7 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
         claim=claim,
         verdict=verdict,
         detail=f"{first} minus {second} decides: {number(widest.mean)}, {bounds(widest)}, {n} pairs; "
-        f"{number(margin)} allowed, {claim.margin_relative:.0%} of the mean {number(level)}{settle(needed)}.",
+        f"{number(margin)} allowed, {100 * claim.margin_relative:.0f} % of the mean {number(level)}{settle(needed)}.",
         mean=widest.mean,
         interval=(widest.low, widest.high),
         n=n,

@@ -240,7 +240,7 @@ def test_similar_arms_lie_within_the_margin_of_each_other():
     judgement = judge(SIMILAR, rows + make_rows("c", [99.0, 100.5, 98.0]))
     assert judgement.verdict == "reproduced"
     assert judgement.mean == pytest.approx(5 / 3)
-    assert "10% of the mean 100" in judgement.detail
+    assert "10 % of the mean 100" in judgement.detail
 
 
 def test_arms_that_differ_by_more_than_the_margin_contradict():

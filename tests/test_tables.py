@@ -41,7 +41,14 @@ def test_claims_are_shown_by_id_with_the_verdict_beside_the_statement(empty):
         "Seeds",
     ]
     assert re.findall(r"<th scope=.row.>([^<]*)", html) == ["H3", "H1"]
-    assert "<summary>why</summary>" in tables.show_claims(claims, "H3", caption="One")
+    unfolded = tables.show_claims(claims, "H3", caption="One")
+    assert re.search(
+        r"<td data-label=.Statement.>[^<]+<details><summary>why</summary>0 of 10 seeds", unfolded
+    )
+    assert "Because" not in unfolded
+    alone = tables.show(claims.loc[["H3"], ["Claim", "Because"]], "Reasons")
+    assert ">Because</th>" in alone
+    assert "0 of 10 seeds" in alone
     digits = tables.claim_table("furlanello2018", empty)
     assert "Paper" not in tables.show_claims(digits, "M1", "E2", caption="Ours")
     assert "Paper" in tables.show_claims(digits, "M1", "S1", caption="Both")

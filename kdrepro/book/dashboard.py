@@ -20,7 +20,7 @@ def dashboard(ledger: Ledger, *, chapters: Collection[str]) -> str:
     rows = "".join(_row(each, judge_paper(each.key, ledger), chapters) for each in papers())
     return (
         '<div class="kdrepro-table-wrap" role="region" aria-label="Verdicts by paper" tabindex="0">'
-        '<table class="kdrepro-table kdrepro-dashboard"><thead><tr><th scope="col">Paper</th>'
+        '<table class="kdrepro-table kdrepro-dashboard kdrepro-stacked"><thead><tr><th scope="col">Paper</th>'
         '<th scope="col">Its claims</th><th scope="col">Our stand-ins and additions</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )

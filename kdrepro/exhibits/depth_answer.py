@@ -70,8 +70,8 @@ def _teacher(rows: Sequence[Row]) -> list[str]:
     if teacher is None or shallow is None or less is None or less.high < 0:
         return []
     return [
-        f"Their teacher makes {teacher[0].mean:.1%} errors and the net of {DEPTHS[0]} layers, on labels alone, "
-        f"{shallow[0].mean:.1%}.",
+        f"Their teacher makes {100 * teacher[0].mean:.1f} % errors and the net of {DEPTHS[0]} layers, on labels alone, "
+        f"{100 * shallow[0].mean:.1f} %.",
         "The rules, written before the runs, ask for a teacher that is shown to be better, so what was learned from "
         "this one reads `inconclusive`, whatever the figure shows.",
     ]

@@ -18,8 +18,9 @@ _STYLE = """
 background:transparent;border-bottom:1px solid rgba(128,128,128,.35)}
 .kdrepro-table thead th{border-bottom:2px solid rgba(128,128,128,.8);vertical-align:bottom}
 .kdrepro-table .wide{min-width:16em}
+.kdrepro-claims .wide{min-width:9em}
 .kdrepro-table summary{cursor:pointer}
-.kdrepro-table details[open]{min-width:16em}
+.kdrepro-claims details[open]{min-width:12em}
 .kdrepro-table .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .verdict{display:inline-block;white-space:nowrap;padding:0 .5em;border-radius:.6em;color:inherit;
 border:1px solid rgba(128,128,128,.6);background:rgba(128,128,128,.12)}
@@ -56,48 +57,55 @@ def _is_number(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, Real)
 
 
-def _cell(value: object, column: str) -> str:
+def _cell(value: object, column: str, reason: object = None) -> str:
+    # The label takes the place of the heading where a page is narrow and the columns are stacked.
+    label = f'data-label="{escape(column, quote=True)}"'
+    unfolds = f"<details><summary>why</summary>{escape(str(reason))}</details>" if reason is not None else ""
     if value is None or (isinstance(value, float) and value != value):
-        return "<td>–</td>"
-    if column == "Because":
-        return f"<td><details><summary>why</summary>{escape(str(value))}</details></td>"
+        return f"<td {label}>–{unfolds}</td>"
     if column.startswith("Verdict") and value in VERDICTS:
-        return f"<td>{verdict_span(str(value))}</td>"
+        return f"<td {label}>{verdict_span(str(value))}</td>"
     if not isinstance(value, bool) and isinstance(value, Real):
-        return f'<td class="number">{number(float(value))}</td>'
-    return f"<td>{escape(str(value))}</td>"
+        return f'<td {label} class="number">{number(float(value))}</td>'
+    return f"<td {label}>{escape(str(value))}{unfolds}</td>"
 
 
-def _width(values: pd.Series, column: str) -> str:
+def _width(values: pd.Series) -> str:
     """The class of a column: long texts get room, numbers stand at the right."""
     if len(values) and all(_is_number(value) for value in values):
         return "number"
-    long = column != "Because" and any(len(str(value)) > 60 for value in values)
-    return "wide" if long else "text"
+    return "wide" if any(len(str(value)) > 60 for value in values) else "text"
 
 
 def show(frame: pd.DataFrame, caption: str) -> Html:
     """The frame as an HTML table with a caption; its index is left out, and all text is escaped.
 
-    The first column heads its row. A column whose name begins with `Verdict` is coloured, and one
-    named `Because` unfolds.
+    The first column heads its row. A column whose name begins with `Verdict` is coloured, and the text of one named
+    `Because` unfolds below the row's `Statement`.
     """
+    reasons: list[object] = [None] * len(frame)
+    if {"Statement", "Because"} <= set(frame.columns):
+        reasons, frame = list(frame["Because"]), frame.drop(columns="Because")
     columns = [str(column) for column in frame.columns]
     head = "".join(
-        f'<th scope="col" class="{_width(frame.iloc[:, at], column)}">{escape(column)}</th>'
+        f'<th scope="col" class="{_width(frame.iloc[:, at])}">{escape(column)}</th>'
         for at, column in enumerate(columns)
     )
     body = []
-    for values in frame.itertuples(index=False, name=None):
+    for values, reason in zip(frame.itertuples(index=False, name=None), reasons, strict=True):
         first = f'<th scope="row">{escape(str(values[0]))}</th>' if values else ""
-        rest = "".join(_cell(value, column) for value, column in zip(values[1:], columns[1:], strict=True))
+        rest = "".join(
+            _cell(value, column, reason if column == "Statement" else None)
+            for value, column in zip(values[1:], columns[1:], strict=True)
+        )
         body.append(f"<tr>{first}{rest}</tr>")
     if not body:
         body.append(f'<tr><td colspan="{max(len(columns), 1)}">not run yet</td></tr>')
     label = escape(caption, quote=True)
+    kind = " kdrepro-claims kdrepro-stacked" if "Statement" in columns else ""
     return Html(
         f"<style>{_STYLE}</style>"
         f'<div class="kdrepro-table-wrap" role="region" aria-label="{label}" tabindex="0">'
-        f'<table class="kdrepro-table"><caption>{escape(caption)}</caption>'
+        f'<table class="kdrepro-table{kind}"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )

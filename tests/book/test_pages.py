@@ -17,7 +17,7 @@ def test_the_pages_are_built_and_a_later_failure_leaves_them(root: Path) -> None
     assert html == root / "_build" / "html"
     assert "book/intro.html" in (html / "index.html").read_text(encoding="utf-8")
     front = (html / "book" / "intro.html").read_text(encoding="utf-8")
-    assert 'class="kdrepro-table kdrepro-dashboard"' in front
+    assert 'class="kdrepro-table kdrepro-dashboard kdrepro-stacked"' in front
     assert "tex-chtml-full.js" in front
     assert (html / "_static" / "mathjax" / "tex-chtml-full.js").stat().st_size > 10**6
     chapter = (html / "notebooks" / "one.html").read_text(encoding="utf-8")

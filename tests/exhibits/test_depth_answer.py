@@ -59,7 +59,8 @@ def test_a_teacher_that_is_not_shown_to_be_better_than_a_shallow_net_is_told(
 ):
     text = answer(ledger_of(tmp_path, {"cifar_teacher": [teacher], "depth5_alone": shallow}))
     assert (
-        f"Their teacher makes {teacher:.1%} errors and the net of 5 layers, on labels alone, 30.0%." in text
+        f"Their teacher makes {100 * teacher:.1f} % errors and the net of 5 layers, on labels alone, 30.0 %."
+        in text
     ) is told
     assert ("reads `inconclusive`" in text) is told
 
