@@ -251,11 +251,11 @@ def test_chapter_has_tables_with_something_in_them(pages: Callable[[str], Opened
 
 @pytest.mark.parametrize("name", CHAPTERS)
 @pytest.mark.parametrize("width", [390, 1280])
-def test_claims_need_no_scrolling_sideways(pages: Callable[[str], Opened], name: str, width: int) -> None:
+def test_long_texts_need_no_scrolling_sideways(pages: Callable[[str], Opened], name: str, width: int) -> None:
     seen = pages(name).shown(width=width)
     seen.unfold()
     boxes = seen.ask(
-        """() => [...document.querySelectorAll('.kdrepro-claims')].map(table => [table.caption.innerText,
+        """() => [...document.querySelectorAll('table.kdrepro-stacked')].map(table => [table.caption.innerText,
         table.parentElement.scrollWidth, table.parentElement.clientWidth])"""
     )
     assert boxes

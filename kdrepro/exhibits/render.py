@@ -17,10 +17,9 @@ _STYLE = """
 .kdrepro-table th,.kdrepro-table td{padding:.35em .6em;text-align:left;vertical-align:top;color:inherit;
 background:transparent;border-bottom:1px solid rgba(128,128,128,.35)}
 .kdrepro-table thead th{border-bottom:2px solid rgba(128,128,128,.8);vertical-align:bottom}
-.kdrepro-table .wide{min-width:16em}
-.kdrepro-claims .wide{min-width:9em}
+.kdrepro-table .wide{min-width:9em}
 .kdrepro-table summary{cursor:pointer}
-.kdrepro-claims details[open]{min-width:12em}
+.kdrepro-table details[open]{min-width:12em}
 .kdrepro-table .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .verdict{display:inline-block;white-space:nowrap;padding:0 .5em;border-radius:.6em;color:inherit;
 border:1px solid rgba(128,128,128,.6);background:rgba(128,128,128,.12)}
@@ -67,7 +66,9 @@ def _cell(value: object, column: str, reason: object = None) -> str:
         return f"<td {label}>{verdict_span(str(value))}</td>"
     if not isinstance(value, bool) and isinstance(value, Real):
         return f'<td {label} class="number">{number(float(value))}</td>'
-    return f"<td {label}>{escape(str(value))}{unfolds}</td>"
+    # What sacrebleu calls its signature is one long word otherwise.
+    text = escape(str(value)).replace("|", "|<wbr>")
+    return f"<td {label}>{text}{unfolds}</td>"
 
 
 def _width(values: pd.Series) -> str:
@@ -87,9 +88,10 @@ def show(frame: pd.DataFrame, caption: str) -> Html:
     if {"Statement", "Because"} <= set(frame.columns):
         reasons, frame = list(frame["Because"]), frame.drop(columns="Because")
     columns = [str(column) for column in frame.columns]
+    widths = [_width(frame.iloc[:, at]) for at in range(len(columns))]
     head = "".join(
-        f'<th scope="col" class="{_width(frame.iloc[:, at])}">{escape(column)}</th>'
-        for at, column in enumerate(columns)
+        f'<th scope="col" class="{width}">{escape(column)}</th>'
+        for width, column in zip(widths, columns, strict=True)
     )
     body = []
     for values, reason in zip(frame.itertuples(index=False, name=None), reasons, strict=True):
@@ -102,7 +104,8 @@ def show(frame: pd.DataFrame, caption: str) -> Html:
     if not body:
         body.append(f'<tr><td colspan="{max(len(columns), 1)}">not run yet</td></tr>')
     label = escape(caption, quote=True)
-    kind = " kdrepro-claims kdrepro-stacked" if "Statement" in columns else ""
+    # Of long texts, which the book's style sheet puts below one another where a page is narrow.
+    kind = " kdrepro-stacked" if "wide" in widths else ""
     return Html(
         f"<style>{_STYLE}</style>"
         f'<div class="kdrepro-table-wrap" role="region" aria-label="{label}" tabindex="0">'
