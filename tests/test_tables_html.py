@@ -18,7 +18,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.seen.append((tag, dict(attributes)))
-        if tag not in ("img", "input", "br", "meta"):
+        if tag not in ("img", "input", "br", "meta", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -34,7 +34,7 @@ def test_show_gives_a_whole_table_with_its_classes(ledger):
     reader.feed(html)
     assert reader.open == []
     classes = [attributes.get("class") for _, attributes in reader.seen]
-    assert "kdrepro-table" in classes
+    assert "kdrepro-table kdrepro-stacked" in classes
     assert "verdict verdict-reproduced" in classes
     assert "verdict verdict-out-of-reach" in classes
     assert "Claims &amp; verdicts" in html
@@ -50,9 +50,19 @@ def test_show_escapes_and_aligns():
     assert "<b>" not in html
     assert 'aria-label="&quot;quoted&quot; &lt;i&gt;"' in html
     assert '<td class="number">3</td><td class="number">0.25</td><td>–</td><td>True</td>' in html
+    assert "kdrepro-stacked" not in html
     reader = Reader()
     reader.feed(html)
     assert reader.open == []
+
+
+def test_long_texts_carry_their_headings_and_break_where_they_can():
+    frame = pd.DataFrame({"Claim": ["a"], 'Said "so"': ["long " * 20 + "a|b"], "n": [2]})
+    html = tables.show(frame, "c")
+    assert 'class="kdrepro-table kdrepro-stacked"' in html
+    assert '<td data-label="Said &quot;so&quot;">long long' in html
+    assert "a|<wbr>b</td>" in html
+    assert '<td data-label="n" class="number">2</td>' in html
 
 
 def test_a_word_that_is_no_verdict_is_not_coloured():

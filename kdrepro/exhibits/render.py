@@ -56,19 +56,19 @@ def _is_number(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, Real)
 
 
-def _cell(value: object, column: str, reason: object = None) -> str:
-    # The label takes the place of the heading where a page is narrow and the columns are stacked.
-    label = f'data-label="{escape(column, quote=True)}"'
+def _cell(value: object, column: str, *, stacked: bool, reason: object = None) -> str:
+    # The label takes the place of the heading where a page is narrow.
+    label = f' data-label="{escape(column, quote=True)}"' if stacked else ""
     unfolds = f"<details><summary>why</summary>{escape(str(reason))}</details>" if reason is not None else ""
     if value is None or (isinstance(value, float) and value != value):
-        return f"<td {label}>–{unfolds}</td>"
+        return f"<td{label}>–{unfolds}</td>"
     if column.startswith("Verdict") and value in VERDICTS:
-        return f"<td {label}>{verdict_span(str(value))}</td>"
+        return f"<td{label}>{verdict_span(str(value))}</td>"
     if not isinstance(value, bool) and isinstance(value, Real):
-        return f'<td {label} class="number">{number(float(value))}</td>'
+        return f'<td{label} class="number">{number(float(value))}</td>'
     # What sacrebleu calls its signature is one long word otherwise.
     text = escape(str(value)).replace("|", "|<wbr>")
-    return f"<td {label}>{text}{unfolds}</td>"
+    return f"<td{label}>{text}{unfolds}</td>"
 
 
 def _width(values: pd.Series) -> str:
@@ -89,6 +89,8 @@ def show(frame: pd.DataFrame, caption: str) -> Html:
         reasons, frame = list(frame["Because"]), frame.drop(columns="Because")
     columns = [str(column) for column in frame.columns]
     widths = [_width(frame.iloc[:, at]) for at in range(len(columns))]
+    # Long texts, whose columns the book's style sheet puts below one another where a page is narrow.
+    stacked = "wide" in widths
     head = "".join(
         f'<th scope="col" class="{width}">{escape(column)}</th>'
         for width, column in zip(widths, columns, strict=True)
@@ -97,15 +99,14 @@ def show(frame: pd.DataFrame, caption: str) -> Html:
     for values, reason in zip(frame.itertuples(index=False, name=None), reasons, strict=True):
         first = f'<th scope="row">{escape(str(values[0]))}</th>' if values else ""
         rest = "".join(
-            _cell(value, column, reason if column == "Statement" else None)
+            _cell(value, column, stacked=stacked, reason=reason if column == "Statement" else None)
             for value, column in zip(values[1:], columns[1:], strict=True)
         )
         body.append(f"<tr>{first}{rest}</tr>")
     if not body:
         body.append(f'<tr><td colspan="{max(len(columns), 1)}">not run yet</td></tr>')
     label = escape(caption, quote=True)
-    # Of long texts, which the book's style sheet puts below one another where a page is narrow.
-    kind = " kdrepro-stacked" if "wide" in widths else ""
+    kind = " kdrepro-stacked" if stacked else ""
     return Html(
         f"<style>{_STYLE}</style>"
         f'<div class="kdrepro-table-wrap" role="region" aria-label="{label}" tabindex="0">'
