@@ -191,11 +191,9 @@ class TranslatorTraining:
 
     def result(self, history: History) -> Result:
         pruned = "pruned" in self.settings
-        left = {
-            f"kept_{name.removesuffix('.weight')}": share for name, share in kept_shares(self.net).items()
-        }
+        left = {f"kept_{part}": share for part, share in kept_shares(self.net).items()} if pruned else {}
         return Result(
-            self.test.measure(self.net, self.teacher) | self.taught | (left if pruned else {}),
+            self.test.measure(self.net, self.teacher) | self.taught | left,
             self.net,
             history,
             parameters=remaining_weights(self.net) if pruned else None,

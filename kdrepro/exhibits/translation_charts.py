@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from kdrepro.claims import Side
 from kdrepro.exhibits.charts import (
@@ -288,7 +288,6 @@ def what_is_pruned(ledger: Ledger, *, protocol: str = "paper") -> Chart:
         panels[0].invert_yaxis()
         for axes, name in zip(panels, ("ende", "deen"), strict=True):
             axes.set_title(FAMILIES[name].name, loc="left", fontsize=12)
-            axes.set_xticks([])
             for share, colour in zip(PRUNED[1:], (SKY, BLUE, ORANGE, RED), strict=True):
                 arm = f"{name}_pruned_{share}"
                 found = [summary(rows, Side.of(arm, f"kept_{part}")) for part in PARTS]
@@ -300,9 +299,9 @@ def what_is_pruned(ledger: Ledger, *, protocol: str = "paper") -> Chart:
                     )
                     axes.axvline(1 - share / 100, color=colour, linestyle="--", linewidth=1)
             if not axes.lines:
+                axes.set_xticks([])
                 say(axes, f"not run at\nprotocol {protocol}")
                 continue
-            axes.xaxis.set_major_locator(AutoLocator())
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             axes.set_xlabel("weights left")
