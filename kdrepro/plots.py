@@ -75,7 +75,7 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     rows = rows_shown(ledger, "hinton_kd", protocol)
     regions = {300: (8.0, 33.0, "paper: all similar above 8"), 30: (2.5, 4.0, "paper: best from 2.5 to 4")}
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(9.6, 4.3)
+        chart = new_chart(9.6, 4.7)
         for axes, (units, (start, end, words)) in zip(chart.subplots(1, 2), regions.items(), strict=True):
             axes.set_xscale("log")
             if protocol in ("reduced", "paper"):
@@ -89,7 +89,8 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
             axes.set_xlabel("temperature T of the soft targets")
             axes.set_ylabel("test errors of 10,000")
             if known:
-                axes.legend(loc="best")
+                # Below, as the bands leave no corner free.
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, columnspacing=1.5)
                 axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
                 axes.set_axisbelow(True)
             else:
@@ -98,11 +99,12 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     return chart
 
 
-def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
+def learning_curves(rows: Sequence[Row], curve: str, *, label: str = "") -> Chart:
     """A curve of the rows, such as `loss`, against the epoch: the mean of each arm's seeds with its 95 % band.
 
-    Rows without that curve are left out. Where the values span more than a factor of 20 the axis is logarithmic, and
-    mean and band are those of the logarithms: a band of the values themselves could reach below zero.
+    `label` is what the axis says, the name of the curve unless given. Rows without that curve are left out. Where the
+    values span more than a factor of 20 the axis is logarithmic, and mean and band are those of the logarithms: a band
+    of the values themselves could reach below zero.
     """
     by_arm: dict[str, list[list[float]]] = {}
     for row in rows:
@@ -113,7 +115,7 @@ def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
         axes = chart.subplots()
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(curve)
+        axes.set_ylabel(label or curve)
         if not by_arm:
             axes.set_yticks([])
             say(axes, f"no rows with a curve named {curve}")
@@ -130,11 +132,11 @@ def learning_curves(rows: Sequence[Row], curve: str) -> Chart:
             ]
             epochs = np.arange(1, longest + 1)
             colour = CYCLE[place % len(CYCLE)]
-            label = f"{arm} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
+            who = f"{arm} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
             # A line of one point is invisible.
             marker = "o" if longest == 1 else None
             means = back([each.mean for each in bands])
-            axes.plot(epochs, means, color=colour, linewidth=2, marker=marker, label=label)
+            axes.plot(epochs, means, color=colour, linewidth=2, marker=marker, label=who)
             lows, highs = back([each.low for each in bands]), back([each.high for each in bands])
             known = np.isfinite(highs)
             axes.fill_between(epochs, lows, highs, where=known, color=colour, alpha=0.2, linewidth=0)

@@ -90,6 +90,8 @@ def test_learning_curves_are_means_with_bands(tmp_path):
     _, high = stats.ttest_1samp([2.0, 3.0, 4.0], 0).confidence_interval(0.95)
     assert band[:, 1].max() == pytest.approx(high)
     assert axes.get_yscale() == "linear"
+    assert axes.get_ylabel() == "loss"
+    assert plots.learning_curves(first, "loss", label="cross-entropy").axes[0].get_ylabel() == "cross-entropy"
 
 
 def test_a_band_on_a_logarithmic_axis_stays_above_zero():

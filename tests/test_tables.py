@@ -36,7 +36,7 @@ def test_claims_are_shown_by_id_with_the_verdict_beside_the_statement(empty):
         "Claim",
         "Statement",
         "Verdict",
-        "Ours, with 95 % interval",
+        "Ours, with 95\u00a0% interval",
         "Paper",
         "Seeds",
     ]
@@ -166,13 +166,15 @@ def test_costs_add_up(tmp_path):
 
 
 def test_costs_in_words_keep_devices_and_protocols_apart(tmp_path):
-    rows = make_rows("teacher", [1.0, 2.0], seconds=1800.0)
+    rows = make_rows("teacher", [1.0, 2.0], seconds=1800.0, device="cpu: EPYC, 1 threads")
     rows += make_rows("student_alone", [1.0], seconds=900.0, device="cuda (H100)")
-    rows += make_rows("student_alone", [1.0], seconds=360.0, protocol="reduced")
+    rows += make_rows(
+        "student_alone", [1.0], seconds=360.0, device="cpu: EPYC, 11 threads", protocol="reduced"
+    )
     words = tables.cost_words("hinton_kd", write_ledger(tmp_path, rows), "paper", "reduced", "quick")
     assert words == (
-        "At protocol paper 2 runs, 1 hours on cpu; 1 run, 0.25 hours on cuda (H100). "
-        "At protocol reduced 1 run, 0.1 hours on cpu."
+        "At protocol paper 2 runs, 1 hour on cpu: EPYC, 1 thread; 1 run, 0.25 hours on cuda (H100). "
+        "At protocol reduced 1 run, 0.1 hours on cpu: EPYC, 11 threads."
     )
 
 
@@ -190,10 +192,10 @@ def test_deviations_take_our_figures_from_the_rows(tmp_path, empty):
     )
     rows += [
         make_row("student_alone", 0, config={"epochs": 40}),
-        make_row("student_alone", 1, config={"epochs": 60}),
+        make_row("student_alone", 1, config={"epochs": 12_000}),
     ]
     frame = tables.deviations_table("hinton2015", write_ledger(tmp_path, rows)).set_index("Topic")
-    assert frame.loc["epochs", "We do"].startswith("300 for the teacher, 40 or 60 for the students alone")
+    assert frame.loc["epochs", "We do"].startswith("300 for the teacher, 40 or 12,000 for the students")
     assert frame.loc["dropout rates", "We do"].startswith("0.2 on the input and 0.5 on the hidden layers")
     assert "[max_norm not recorded]" in frame.loc["weight constraint", "We do"]
 

@@ -65,6 +65,22 @@ def test_long_texts_carry_their_headings_and_break_where_they_can():
     assert '<td data-label="n" class="number">2</td>' in html
 
 
+def test_numbers_are_set_as_in_print():
+    frame = pd.DataFrame({"T": [1, 20], "at 95 %": ["3 ± 1", "-2 (-3 to 5) %"], "x": [-0.5, 2]})
+    html = tables.show(frame, "From -1 on")
+    assert "<td>3 ±\u00a01</td>" in html
+    assert "<td>−2 (−3 to 5)\u00a0%</td>" in html
+    assert '<td class="number">−0.5</td>' in html
+    assert "<caption>From −1 on</caption>" in html
+    assert '<th scope="col" class="text">at 95\u00a0%</th>' in html
+
+
+def test_what_heads_the_rows_stands_at_the_left_with_its_heading():
+    html = tables.show(pd.DataFrame({"T": [1, 20], "n": [3, 4]}), "Numbers")
+    assert '<th scope="col" class="text">T</th><th scope="col" class="number">n</th>' in html
+    assert '<th scope="row">20</th>' in html
+
+
 def test_a_word_that_is_no_verdict_is_not_coloured():
     html = tables.show(pd.DataFrame({"Claim": ["a"], "Verdict": ["splendid"]}), "c")
     assert "<td>splendid</td>" in html

@@ -42,7 +42,7 @@ def stage(root: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None
         shutil.copytree(root / "book", new / "book")
         for page in (new / "book").rglob("*.md"):
             text = page.read_text(encoding="utf-8")
-            page.write_text(_filled(text, _parts(root)), encoding="utf-8")
+            page.write_text(_filled(unbroken(text), _parts(root)), encoding="utf-8")
         _copy_mathjax(new / "book" / "assets" / "mathjax")
         colab = _colab(root / "_config.yml")
         for name in notebooks.chapters(root):
@@ -92,9 +92,31 @@ def _tidied_cell(cell: Cell) -> Cell:
         key: value for key, value in cell.get("metadata", {}).items() if key not in ("papermill", "execution")
     }
     tidy = {**cell, "metadata": metadata}
+    if cell["cell_type"] == "markdown":
+        tidy["source"] = unbroken(notebooks.text_of(cell))
     if "outputs" in cell:
-        tidy["outputs"] = [output for output in cell["outputs"] if not _is_noise(output)]
+        tidy["outputs"] = [_tidied_output(output) for output in cell["outputs"] if not _is_noise(output)]
     return tidy
+
+
+def _tidied_output(output: Mapping[str, Any]) -> Mapping[str, Any]:
+    said = output.get("data", {}).get("text/markdown")
+    if said is None:
+        return output
+    text = said if isinstance(said, str) else "".join(said)
+    return {**output, "data": {**output["data"], "text/markdown": unbroken(text)}}
+
+
+def unbroken(markdown: str) -> str:
+    """The text with no line break between a number and its per cent; what is code stays as it is.
+
+    >>> unbroken("a 95 % interval, `95 % 7`")
+    'a 95\\xa0% interval, `95 % 7`'
+    """
+    parts = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.DOTALL)
+    return "".join(
+        part if at % 2 else re.sub(r"(?<=\d)\s%", "\u00a0%", part) for at, part in enumerate(parts)
+    )
 
 
 def _is_noise(output: Mapping[str, Any]) -> bool:

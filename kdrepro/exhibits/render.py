@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from numbers import Real
 
@@ -52,6 +53,21 @@ def verdict_span(verdict: str) -> str:
     return f'<span class="verdict verdict-{verdict.replace(" ", "-")}">{escape(verdict)}</span>'
 
 
+def typeset(text: str) -> str:
+    """Numbers as print has them: a minus that is no hyphen, and no line break before a per cent or after a ±.
+
+    >>> typeset("-0.5 (-1 to 0.1) %, T-20, 784-800"), typeset("3 ± 1")
+    ('−0.5 (−1 to 0.1)\\xa0%, T-20, 784-800', '3 ±\\xa01')
+    """
+    text = re.sub(r"(?<![\w.)-])-(?=[\d∞])|(?<=\d )-(?= \d)", "−", text)
+    return re.sub(r"(?<=[\d)]) %", "\u00a0%", text).replace("± ", "±\u00a0")
+
+
+def _text(value: object) -> str:
+    # What sacrebleu calls its signature is one long word without places to break it.
+    return escape(typeset(str(value))).replace("|", "|<wbr>")
+
+
 def _is_number(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, Real)
 
@@ -59,21 +75,19 @@ def _is_number(value: object) -> bool:
 def _cell(value: object, column: str, *, stacked: bool, reason: object = None) -> str:
     # The label takes the place of the heading where a page is narrow.
     label = f' data-label="{escape(column, quote=True)}"' if stacked else ""
-    unfolds = f"<details><summary>why</summary>{escape(str(reason))}</details>" if reason is not None else ""
+    unfolds = f"<details><summary>why</summary>{_text(reason)}</details>" if reason is not None else ""
     if value is None or (isinstance(value, float) and value != value):
         return f"<td{label}>–{unfolds}</td>"
     if column.startswith("Verdict") and value in VERDICTS:
         return f"<td{label}>{verdict_span(str(value))}</td>"
     if not isinstance(value, bool) and isinstance(value, Real):
-        return f'<td{label} class="number">{number(float(value))}</td>'
-    # What sacrebleu calls its signature is one long word otherwise.
-    text = escape(str(value)).replace("|", "|<wbr>")
-    return f"<td{label}>{text}{unfolds}</td>"
+        return f'<td{label} class="number">{typeset(number(float(value)))}</td>'
+    return f"<td{label}>{_text(value)}{unfolds}</td>"
 
 
-def _width(values: pd.Series) -> str:
-    """The class of a column: long texts get room, numbers stand at the right."""
-    if len(values) and all(_is_number(value) for value in values):
+def _width(values: pd.Series, *, heads: bool) -> str:
+    """The class of a column: long texts get room, numbers stand at the right unless they head their rows."""
+    if len(values) and not heads and all(_is_number(value) for value in values):
         return "number"
     return "wide" if any(len(str(value)) > 60 for value in values) else "text"
 
@@ -88,16 +102,16 @@ def show(frame: pd.DataFrame, caption: str) -> Html:
     if {"Statement", "Because"} <= set(frame.columns):
         reasons, frame = list(frame["Because"]), frame.drop(columns="Because")
     columns = [str(column) for column in frame.columns]
-    widths = [_width(frame.iloc[:, at]) for at in range(len(columns))]
+    widths = [_width(frame.iloc[:, at], heads=at == 0) for at in range(len(columns))]
     # Long texts, whose columns the book's style sheet puts below one another where a page is narrow.
     stacked = "wide" in widths
     head = "".join(
-        f'<th scope="col" class="{width}">{escape(column)}</th>'
+        f'<th scope="col" class="{width}">{_text(column)}</th>'
         for width, column in zip(widths, columns, strict=True)
     )
     body = []
     for values, reason in zip(frame.itertuples(index=False, name=None), reasons, strict=True):
-        first = f'<th scope="row">{escape(str(values[0]))}</th>' if values else ""
+        first = f'<th scope="row">{_text(values[0])}</th>' if values else ""
         rest = "".join(
             _cell(value, column, stacked=stacked, reason=reason if column == "Statement" else None)
             for value, column in zip(values[1:], columns[1:], strict=True)
@@ -105,11 +119,11 @@ def show(frame: pd.DataFrame, caption: str) -> Html:
         body.append(f"<tr>{first}{rest}</tr>")
     if not body:
         body.append(f'<tr><td colspan="{max(len(columns), 1)}">not run yet</td></tr>')
-    label = escape(caption, quote=True)
+    label = escape(typeset(caption), quote=True)
     kind = " kdrepro-stacked" if stacked else ""
     return Html(
         f"<style>{_STYLE}</style>"
         f'<div class="kdrepro-table-wrap" role="region" aria-label="{label}" tabindex="0">'
-        f'<table class="kdrepro-table{kind}"><caption>{escape(caption)}</caption>'
+        f'<table class="kdrepro-table{kind}"><caption>{label}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )

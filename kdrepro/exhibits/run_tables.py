@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -138,12 +139,16 @@ def _seeds(rows: Iterable[Row]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True)) or "–"
 
 
+def _device(row: Row) -> str:
+    return re.sub(r"\b1 threads\b", "1 thread", row.device)
+
+
 def cost_table(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFrame:
     """What the runs cost: hours in all and minutes a run, by arm and device, and the sum for each device."""
     groups: dict[tuple[str, str], list[Row]] = {}
     rows = rows_shown(ledger, recipe, protocol)
     for row in rows:
-        groups.setdefault((row.arm, row.device), []).append(row)
+        groups.setdefault((row.arm, _device(row)), []).append(row)
 
     def record(arm: str, device: str, some: Sequence[Row]) -> dict[str, Any]:
         seconds = sum(row.seconds for row in some)
@@ -157,8 +162,8 @@ def cost_table(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.Da
         }
 
     records = [record(arm, device, some) for (arm, device), some in groups.items()]
-    for device in sorted({row.device for row in rows}):
-        own = [row for row in rows if row.device == device]
+    for device in sorted({_device(row) for row in rows}):
+        own = [row for row in rows if _device(row) == device]
         records.append(record("all", device, own) | {"Seeds": "–"})
     return pd.DataFrame(records, columns=("Arm", "Device", "Seeds", "Runs", "Hours", "Minutes a run"))
 
@@ -169,7 +174,8 @@ def cost_words(recipe: str, ledger: Ledger, *protocols: str) -> str:
     for protocol in protocols:
         costs = cost_table(recipe, ledger, protocol=protocol)
         parts = [
-            f"{each['Runs']} run{'s' * (each['Runs'] > 1)}, {each['Hours']} hours on {each['Device']}"
+            f"{each['Runs']} run{'s' * (each['Runs'] > 1)}, "
+            f"{each['Hours']} hour{'s' * (each['Hours'] != '1')} on {each['Device']}"
             for each in costs[costs["Arm"] == "all"].to_dict("records")
         ]
         sentences += [f"At protocol {protocol} {'; '.join(parts)}."] if parts else []
@@ -180,8 +186,10 @@ def setting(value: object) -> str:
     """A value of a configuration as text."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, int | float):
-        return f"{value:g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(setting(each) for each in value)
     return str(value)
@@ -239,7 +247,7 @@ def stamp(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFra
         "Protocol": protocol,
         "Runs": f"{len(rows)} of {len({row.arm for row in rows})} arms",
         "Seeds": _seeds(rows),
-        "Devices": listed(row.device for row in rows),
+        "Devices": listed(map(_device, rows)),
         "Hours": number(sum(row.seconds for row in rows) / 3600),
         "Versions": listed(f"{name} {' / '.join(sorted(several))}" for name, several in versions.items()),
         "Commits": listed(

@@ -2,7 +2,7 @@
 
     kdrepro run attention_transfer --protocol reduced
 
-Cost at protocol reduced: 15 runs, 13 hours on cpu: AMD EPYC, 1 threads; 15 runs, 1.93 hours on cuda: NVIDIA H200, many
+Cost at protocol reduced: 15 runs, 13 hours on cpu: AMD EPYC, 1 thread; 15 runs, 1.93 hours on cuda: NVIDIA H200, many
 of these at a time.
 Evidence, test errors at protocol reduced, n = 3: teacher_wrn16_2 1240 ± 64, student_alone 1493 ± 86, at 1403 ± 107,
 f_at 1454 ± 56, kd 1400 ± 21, at_kd 1406 ± 24, at_norm_0.1 1453 ± 15, at_norm_by_group 1398 ± 46;

@@ -3,8 +3,8 @@
     kdrepro run born_again --protocol reduced
     kdrepro run born_again --protocol paper --arms mnist_teacher,mnist_ban1,mnist_ban2
 
-Cost on digits: 520 runs, 8.06 hours on cpu: AMD EPYC, 1 threads, most of it MNIST. On pictures, protocol reduced,
-three seeds: 33 runs, 10 hours on cpu: AMD EPYC, 1 threads.
+Cost on digits: 520 runs, 8.06 hours on cpu: AMD EPYC, 1 thread, most of it MNIST. On pictures, protocol reduced,
+three seeds: 33 runs, 10 hours on cpu: AMD EPYC, 1 thread.
 Evidence, test errors on MNIST at protocol paper, n = 20: mnist_teacher 144.8 ± 3.1, mnist_again 144.2 ± 2.7,
 mnist_ban1 143.7 ± 2.5, mnist_ban5 146.3 ± 2.3, mnist_ban_l 155.4 ± 4.1, mnist_smoothing 128.0 ± 2.7;
 commits 8f0b7d7, 055478e, 210804f. On pictures, n = 3: teacher 1774 ± 37, again 1808 ± 27, ban1 1895 ± 18,

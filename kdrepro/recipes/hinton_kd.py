@@ -2,7 +2,7 @@
 
     kdrepro run hinton_kd --protocol paper
 
-Cost: 171 runs, 1.37 hours on cpu: AMD EPYC, 1 threads.
+Cost: 171 runs, 1.37 hours on cpu: AMD EPYC, 1 thread.
 Evidence, test errors at protocol paper: teacher 74.6 ± 4.7 (n = 5), student_alone 144.3 ± 5.2 (n = 10),
 soft_targets_T20 86.7 ± 5.2 (n = 10); commit f91346c.
 

@@ -36,6 +36,17 @@ def test_widgets_that_need_a_kernel_do_not_show() -> None:
     assert (tidy["cells"][0]["outputs"], tidy["metadata"]) == ([text], {"title": "kept"})
 
 
+def test_no_line_ends_between_a_number_and_its_per_cent() -> None:
+    said = {"output_type": "display_data", "data": {"text/markdown": ["a 95 %", " interval"]}}
+    source = "At 95\n% `5 % 2`\n```python\n7 % 3\n```\n3 %."
+    cells = [{"cell_type": "markdown", "source": source}, code("8 % 3", outputs=[said])]
+    first, second = staging.tidied({"cells": cells, "metadata": {}})["cells"]
+    assert first["source"] == "At 95\u00a0% `5 % 2`\n```python\n7 % 3\n```\n3\u00a0%."
+    assert second["source"] == "8 % 3"
+    assert second["outputs"][0]["data"] == {"text/markdown": "a 95\u00a0% interval"}
+    assert said["data"] == {"text/markdown": ["a 95 %", " interval"]}
+
+
 def test_errors_that_papermill_marks_do_not_come_before_the_title(root: Path) -> None:
     write_chapter(root, "one", "1 / 0")
     execute(root)
