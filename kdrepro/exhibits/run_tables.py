@@ -189,7 +189,7 @@ def setting(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:g}"
     if isinstance(value, list):
         return ", ".join(setting(each) for each in value)
     return str(value)
