@@ -44,8 +44,8 @@ class CropFlip:
     Zagoruyko & Komodakis (2017), section 4.1, and most of what is trained on CIFAR. The window's place is uniform over
     the (2·`pixels` + 1)² there are, and each image is mirrored, left to right, with probability ½ (never without
     `flip`), all drawn for each image. `padding="reflect"` mirrors the image at its border without repeating the
-    border itself, as the later versions of the authors' code do. `padding="zero"` fills with 0 in the units of the inputs, which for
-    standardised ones is the data set's mean colour, not black; reflection is the same in any units.
+    border itself, as later versions of the authors' code do. `padding="zero"` fills with 0 in the units of the inputs,
+    which for standardised ones is the data set's mean colour, not black; reflection is the same in any units.
     One gather on the device for the whole batch.
 
     Raises `ValueError` for another padding, inputs that are not (B, C, H, W), or images too small to be reflected.
