@@ -19,7 +19,8 @@ class Judgement:
     `mean` and `interval` are the claim's quantity in its own unit: the value, the difference `lower` minus
     `higher`, the share of the gap that is closed, or the difference that decides about similarity. `n` counts
     runs or pairs, `runs` names them. `detail` says it in one sentence; `seeds_needed` is the number of seeds
-    that would settle it, or None where it is settled or more seeds would not help. `metric` is what `mean` is a
+    that would settle it in four cases of five, if the difference is what it seems, or None where it is settled or more
+    seeds would not help. `metric` is what `mean` is a
     difference in, where a claim compares several.
     """
 
@@ -101,6 +102,24 @@ def few(claim: Claim, n: int) -> str:
     return f"{n} of {claim.seeds} seeds at protocol {claim.protocol}"
 
 
-def settle(needed: int | None) -> str:
-    """The end of a sentence that says how many seeds would settle a question, or nothing."""
-    return f"; about {needed} seeds would settle it" if needed else ""
+def settle(needed: int | None, *, taught: bool = False) -> str:
+    """The end of a sentence that says how many seeds would settle a question, or nothing.
+
+    `taught` says that those who learned from one teacher count once, so that more of them alone would not do.
+
+    >>> settle(12, taught=True)
+    '; about 12 seeds, with more teachers for them, would settle it in four cases of five'
+    """
+    if not needed:
+        return ""
+    teachers = ", with more teachers for them," if taught else ""
+    return f"; about {number(needed)} seeds{teachers} would settle it in four cases of five"
+
+
+def counted(n: int, units: int, what: str = "pairs") -> str:
+    """How many pairs or runs there are, and of how many teachers, where those of one teacher count once.
+
+    >>> counted(5, 5), counted(10, 5, "runs")
+    ('5 pairs', '10 runs of 5 teachers')
+    """
+    return f"{n} {what}" if units == n else f"{n} {what} of {units} teachers"

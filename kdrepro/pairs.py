@@ -103,13 +103,15 @@ def partners(
 def compare(rows: Sequence[Row], comparison: Comparison, *, one_run: Collection[str] = ()) -> list[Pair]:
     """The pairs of a comparison, each with the difference `lower` minus `higher`.
 
-    `one_run` names the arms that exist once and are compared with every run of the other side.
+    `one_run` names the arms that exist once and are compared with every run of the other side. Where there is more than
+    one run of such an arm, that of the least seed is it.
     """
     lower, higher = comparison.lower, comparison.higher
     if isinstance(lower, Side) and isinstance(higher, Side):
         once = [not set(side.arms).isdisjoint(one_run) for side in (lower, higher)]
-        pairs = partners(readings(rows, lower), readings(rows, higher), one_run=any(once))
-        return [Pair(low.value - high.value, low, high, _shared(low, high, once)) for low, high in pairs]
+        lows, highs = (once_only(readings(rows, side), side, one_run) for side in (lower, higher))
+        pairs = partners(lows, highs, one_run=any(once))
+        return [Pair(low.value - high.value, low, high, shared((low, high), once)) for low, high in pairs]
     if isinstance(lower, Side) and not isinstance(higher, Side):
         return [Pair(each.value - higher, each, None, each.teachers) for each in readings(rows, lower)]
     if isinstance(higher, Side) and not isinstance(lower, Side):
@@ -117,10 +119,20 @@ def compare(rows: Sequence[Row], comparison: Comparison, *, one_run: Collection[
     raise ValueError(f"comparison: got {comparison!r}, expected an arm on one side at least")
 
 
-def _shared(low: Reading, high: Reading, once: Sequence[bool]) -> tuple[str, ...]:
-    """The teachers a pair depends on; what a single run was made from is the same for all, and left out."""
-    each = [() if single else reading.teachers for reading, single in zip((low, high), once, strict=True)]
-    return tuple(sorted({*each[0], *each[1]}))
+def once_only(found: list[Reading], side: Side, one_run: Collection[str]) -> list[Reading]:
+    """The readings of a side, and only the first of an arm that exists once."""
+    return found if set(side.arms).isdisjoint(one_run) else found[:1]
+
+
+def shared(readings: Sequence[Reading], once: Sequence[bool]) -> tuple[str, ...]:
+    """The teachers that readings depend on; what a single run was made from is the same for all, and left out."""
+    teachers = {
+        each
+        for reading, single in zip(readings, once, strict=True)
+        if not single
+        for each in reading.teachers
+    }
+    return tuple(sorted(teachers))
 
 
 def independent(values: Sequence[float], teachers: Sequence[tuple[str, ...]]) -> list[float]:
@@ -149,11 +161,16 @@ def summary(rows: Iterable[Row], side: Side) -> tuple[Interval, int] | None:
     return mean_interval(values), len(found)
 
 
+def differences(pairs: Sequence[Pair]) -> list[float]:
+    """The differences of pairs as independent units."""
+    return independent([pair.difference for pair in pairs], [pair.teachers for pair in pairs])
+
+
 def difference(pairs: Sequence[Pair]) -> Interval | None:
     """The mean difference of pairs with its 95 % interval; None without pairs."""
     if not pairs:
         return None
-    return mean_interval(independent([pair.difference for pair in pairs], [pair.teachers for pair in pairs]))
+    return mean_interval(differences(pairs))
 
 
 def admitted(rows: Iterable[Row], *, recipe: str, protocol: str) -> list[Row]:

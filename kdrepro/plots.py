@@ -48,21 +48,24 @@ def _curve_of(axes: Axes, rows: Sequence[Row], units: int) -> bool:
         axes.axhline(mean, color=RED, linestyle="--", linewidth=2, label="labels alone")
         if math.isfinite(low):
             axes.axhspan(low, high, color=RED, alpha=0.15, linewidth=0)
-    means, lows, highs = [], [], []
+    temperatures, means, lows, highs = [], [], [], []
     for temperature, arm in by_temperature:
-        errors = [each.value for each in readings(rows, Side.of(arm, "test_errors"))]
+        side = Side.of(arm, "test_errors")
+        errors, found = [each.value for each in readings(rows, side)], summary(rows, side)
+        if found is None:
+            continue
         axes.plot([temperature] * len(errors), errors, "o", color=BLUE, alpha=0.3, markersize=4)
-        interval = mean_interval(errors)
+        temperatures.append(temperature)
+        interval = found[0]
         bounded = math.isfinite(interval.half)
         means.append(interval.mean)
         # Where nothing is known of the spread there is no band.
         lows.append(interval.low if bounded else math.nan)
         highs.append(interval.high if bounded else math.nan)
-    if by_temperature:
-        temperatures = [temperature for temperature, _ in by_temperature]
+    if temperatures:
         axes.fill_between(temperatures, lows, highs, color=BLUE, alpha=0.2, linewidth=0)
         axes.plot(temperatures, means, "-o", color=BLUE, linewidth=2, markersize=5, label="soft targets")
-    return bool(by_temperature or alone)
+    return bool(temperatures or alone)
 
 
 def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:

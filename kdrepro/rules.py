@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from kdrepro.claims import Claim, Comparison, Side
 from kdrepro.intervals import Interval, enough, mean_interval
-from kdrepro.judgement import Judgement, bounds, named, not_run, number, settle
+from kdrepro.judgement import Judgement, bounds, counted, named, not_run, number, settle
 from kdrepro.ledger import Row
-from kdrepro.pairs import Pair, Reading, compare, independent, readings
+from kdrepro.pairs import Pair, Reading, compare, differences, readings
 
 
 class Outcome(NamedTuple):
@@ -20,6 +20,7 @@ class Outcome(NamedTuple):
     verdict: str
     interval: Interval
     n: int
+    units: int
     needed: int | None
     against: bool = False  # open, and the mean is on the side that would contradict
 
@@ -33,10 +34,6 @@ def needed_pairs(values: Sequence[float], n: int, distance: float) -> int | None
     """How many pairs in all: the independent units that suffice, times the pairs that make one unit."""
     units = enough(values, distance=distance)
     return None if units is None else max(n + 1, math.ceil(units * n / len(values)))
-
-
-def _differences(pairs: Sequence[Pair]) -> list[float]:
-    return independent([pair.difference for pair in pairs], [pair.teachers for pair in pairs])
 
 
 def _worst(outcomes: Sequence[Outcome]) -> tuple[str, int | None]:
@@ -60,14 +57,14 @@ def _worst(outcomes: Sequence[Outcome]) -> tuple[str, int | None]:
 
 def ordered(pairs: Sequence[Pair], *, scale: float = 1.0) -> Outcome:
     """How an order comes out: `lower` minus `higher` below zero with its whole interval, or above, or neither."""
-    values = [scale * each for each in _differences(pairs)]
+    values = [scale * each for each in differences(pairs)]
     interval = mean_interval(values)
     if interval.high < 0:
-        return Outcome("reproduced", interval, len(pairs), None)
+        return Outcome("reproduced", interval, len(pairs), len(values), None)
     if interval.low > 0:
-        return Outcome("contradicted", interval, len(pairs), None)
+        return Outcome("contradicted", interval, len(pairs), len(values), None)
     needed = needed_pairs(values, len(pairs), interval.mean)
-    return Outcome("inconclusive", interval, len(pairs), needed, against=interval.mean > 0)
+    return Outcome("inconclusive", interval, len(pairs), len(values), needed, against=interval.mean > 0)
 
 
 def _premise(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> tuple[bool, str]:
@@ -77,7 +74,7 @@ def _premise(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> tuple[bool, st
     words = [
         f"it supposes that {named(each.lower, claim.metric, scale=scale)} is below "
         f"{named(each.higher, claim.metric, scale=scale)}, and the difference is {number(outcome.interval.mean)}"
-        f"{unit_of(claim, each)}, {bounds(outcome.interval)}, {outcome.n} pairs"
+        f"{unit_of(claim, each)}, {bounds(outcome.interval)}, {counted(outcome.n, outcome.units)}"
         for each, outcome, scale in zip(claim.premise, outcomes, scales, strict=True)
     ]
     failed = [said for said, o in zip(words, outcomes, strict=True) if o.verdict != "reproduced"]
@@ -137,13 +134,16 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     sentences = [
         f"{named(comparison.lower, claim.metric, scale=claim.scale)} minus "
         f"{named(comparison.higher, claim.metric, scale=claim.scale)}: "
-        f"{number(outcome.interval.mean)}{unit}, {bounds(outcome.interval)}, {outcome.n} pairs"
+        f"{number(outcome.interval.mean)}{unit}, {bounds(outcome.interval)}, {counted(outcome.n, outcome.units)}"
         for comparison, outcome in zip(claim.comparisons, outcomes, strict=True)
     ]
     return Judgement(
         claim=claim,
         verdict=verdict,
-        detail="; ".join(sentences) + settle(needed) + (f"; {supposed}" if supposed else "") + ".",
+        detail="; ".join(sentences)
+        + settle(needed, taught=any(each.units < each.n for each in outcomes))
+        + (f"; {supposed}" if supposed else "")
+        + ".",
         mean=deciding.mean,
         interval=(deciding.low, deciding.high),
         metric=_metric(decided) if len({_metric(each) for each in claim.comparisons}) > 1 else "",
@@ -166,16 +166,18 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
     margin = claim.margin_relative * abs(level)
     outcomes = []
     for pairs in compared:
-        values = _differences(pairs)
+        values = differences(pairs)
         interval = mean_interval(values)
         if -margin < interval.low and interval.high < margin:
-            outcomes.append(Outcome("reproduced", interval, len(pairs), None))
+            outcomes.append(Outcome("reproduced", interval, len(pairs), len(values), None))
         elif interval.low > margin or interval.high < -margin:
-            outcomes.append(Outcome("contradicted", interval, len(pairs), None))
+            outcomes.append(Outcome("contradicted", interval, len(pairs), len(values), None))
         else:
             needed = needed_pairs(values, len(pairs), margin - abs(interval.mean))
             outside = abs(interval.mean) > margin
-            outcomes.append(Outcome("inconclusive", interval, len(pairs), needed, against=outside))
+            outcomes.append(
+                Outcome("inconclusive", interval, len(pairs), len(values), needed, against=outside)
+            )
     verdict, needed = _worst(outcomes)
     (first, second), decides = max(
         (
@@ -189,8 +191,9 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
     return Judgement(
         claim=claim,
         verdict=verdict,
-        detail=f"{first} minus {second} decides: {number(widest.mean)}, {bounds(widest)}, {n} pairs; "
-        f"{number(margin)} allowed, {100 * claim.margin_relative:.0f} % of the mean {number(level)}{settle(needed)}.",
+        detail=f"{first} minus {second} decides: {number(widest.mean)}, {bounds(widest)}, "
+        f"{counted(decides.n, decides.units)}; {number(margin)} allowed, {100 * claim.margin_relative:.0f} % of the "
+        f"mean {number(level)}{settle(needed, taught=any(each.units < each.n for each in outcomes))}.",
         mean=widest.mean,
         interval=(widest.low, widest.high),
         n=n,

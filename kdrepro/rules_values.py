@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdrepro.claims import Claim, Side
-from kdrepro.intervals import mean_interval, ratio_interval
-from kdrepro.judgement import Judgement, bounds, few, named, not_run, number, settle
+from kdrepro.intervals import Interval, mean_interval, ratio_interval
+from kdrepro.judgement import Judgement, bounds, counted, few, named, not_run, number, settle
 from kdrepro.ledger import Row
-from kdrepro.pairs import Reading, compare, independent, partners, reading, readings
+from kdrepro.pairs import Reading, compare, independent, once_only, partners, reading, readings, shared
 from kdrepro.rules import needed_pairs, ordered, runs_of, scale_of, unit_of
 
 
@@ -46,7 +46,7 @@ def _direction(claim: Claim, rows: Sequence[Row]) -> tuple[str, str, int | None,
     )
     words = (
         f"; {sides}: {number(outcome.interval.mean)}{unit_of(claim, claim.direction)}, {bounds(outcome.interval)}"
-        f"{settle(outcome.needed)}"
+        f"{settle(outcome.needed, taught=outcome.units < outcome.n)}"
     )
     verdict = "direction holds" if outcome.verdict == "reproduced" else outcome.verdict
     return verdict, words, outcome.needed, runs_of(pairs)
@@ -58,24 +58,26 @@ def judge_value(claim: Claim, rows: Sequence[Row]) -> Judgement:
     n, runs = len(found), runs_of(found)
     if n < claim.seeds:
         return not_run(claim, n=n, runs=runs)
-    interval = mean_interval(
-        independent([_in_unit(claim, each.value) for each in found], [each.teachers for each in found])
-    )
+    values = independent([_in_unit(claim, each.value) for each in found], [each.teachers for each in found])
+    interval = mean_interval(values)
     away = abs(interval.mean - claim.value)
+    # A mean that lies on the limit but for rounding is inside.
+    missed = away > claim.tolerance + 1e-9 * max(1.0, abs(claim.value))
+    # As far as it takes to see on which side of the limit it is.
+    distance = number(away) if number(away) != number(claim.tolerance) else f"{away:.4g}"
     detail = (
-        f"Mean {number(interval.mean)} {claim.unit}, {bounds(interval)}, {n} runs; "
-        f"the paper's {claim.value:g} is {number(away)} away, {number(claim.tolerance)} allowed"
+        f"Mean {number(interval.mean)} {claim.unit}, {bounds(interval)}, {counted(n, len(values), 'runs')}; "
+        f"the paper's {claim.value:g} is {distance} away, {number(claim.tolerance)} allowed"
     )
     needed = None
-    broken = _differs(claim, rows)
-    # A mean that lies on the limit but for rounding is inside.
-    if away > claim.tolerance + 1e-9 * max(1.0, abs(claim.value)):
+    # A setting that is not the paper's is a finding whether or not the number is met.
+    if broken := _differs(claim, rows):
+        verdict, words = broken
+        detail += f"; {words}"
+    elif missed:
         verdict, words, needed, more = _direction(claim, rows)
         detail += words
         runs = tuple(sorted({*runs, *more}))
-    elif broken:
-        verdict, words = broken
-        detail += f"; {words}"
     else:
         verdict = "reproduced"
     return Judgement(
@@ -91,24 +93,28 @@ def judge_value(claim: Claim, rows: Sequence[Row]) -> Judgement:
     )
 
 
-def _triples(claim: Claim, rows: Sequence[Row]) -> list[tuple[Reading, Reading, Reading]]:
-    """Student, start and end of the gap, joined run by run."""
+_Triple = tuple[Reading, Reading, Reading]
+
+
+def _triples(claim: Claim, rows: Sequence[Row]) -> tuple[list[_Triple], list[tuple[str, ...]]]:
+    """Student, start and end of the gap, joined run by run, and the teachers that each of these depends on."""
     sides = [Side.of(name, claim.metric) for name in (claim.arm, claim.start, claim.end)]
-    students, starts, ends = (readings(rows, side) for side in sides)
+    once = [not set(side.arms).isdisjoint(claim.one_run) for side in sides]
+    students, starts, ends = (once_only(readings(rows, side), side, claim.one_run) for side in sides)
     of_start, of_end = (
-        {
-            student.seed: other
-            for student, other in partners(
-                students, others, one_run=not set(side.arms).isdisjoint(claim.one_run)
-            )
-        }
-        for side, others in zip(sides[1:], (starts, ends), strict=True)
+        {student.seed: other for student, other in partners(students, others, one_run=single)}
+        for single, others in zip(once[1:], (starts, ends), strict=True)
     )
-    return [
+    joined = [
         (each, of_start[each.seed], of_end[each.seed])
         for each in students
         if each.seed in of_start.keys() & of_end
     ]
+    return joined, [shared(triple, once) for triple in joined]
+
+
+def _nature(gap: Interval) -> str:
+    return "runs the other way" if gap.high < 0 else "may be none or the other way round"
 
 
 def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
@@ -118,15 +124,15 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     lower is better in the metric. Where the gap may be none, or runs the other way, Fieller's interval is
     unbounded or means nothing, and that is inconclusive.
     """
-    joined = _triples(claim, rows)
+    joined, teachers = _triples(claim, rows)
     n, runs = len(joined), runs_of(each for triple in joined for each in triple)
     if n < claim.seeds:
         return not_run(claim, n=n, runs=runs)
-    teachers = [student.teachers for student, _, _ in joined]
     closed = independent([start.value - student.value for student, start, _ in joined], teachers)
     gaps = independent([start.value - end.value for _, start, end in joined], teachers)
     gap = mean_interval(gaps)
     shown = f"the gap of {number(gap.mean)} ({bounds(gap)}) between {claim.start} and {claim.end}"
+    pairs, several = counted(n, len(gaps)), len(gaps) < n
     excess = [top - claim.at_least * bottom for top, bottom in zip(closed, gaps, strict=True)]
     # What settles the share once there is a gap to take it of.
     enough_for_share = needed_pairs(excess, n, mean_interval(excess).mean)
@@ -140,8 +146,7 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
         return Judgement(
             claim=claim,
             verdict="inconclusive",
-            detail=f"No share can be told of {shown}, which may be none or the other way round, {n} pairs"
-            f"{settle(needed)}.",
+            detail=f"No share can be told of {shown}, which {_nature(gap)}, {pairs}{settle(needed, taught=several)}.",
             n=n,
             protocol=claim.protocol,
             seeds_needed=needed,
@@ -157,8 +162,8 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     return Judgement(
         claim=claim,
         verdict=verdict,
-        detail=f"{claim.arm} closes {number(share.mean)} of {shown}, {bounds(share)}, {n} pairs; "
-        f"{number(claim.at_least)} claimed{settle(needed)}.",
+        detail=f"{claim.arm} closes {number(share.mean)} of {shown}, {bounds(share)}, {pairs}; "
+        f"{number(claim.at_least)} claimed{settle(needed, taught=several)}.",
         mean=share.mean,
         interval=(share.low, share.high),
         n=n,

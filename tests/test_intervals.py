@@ -62,11 +62,19 @@ def test_enough_is_the_least_number_that_settles(values, distance):
     n = enough([float(value) for value in values], distance=distance)
 
     def half(count):
-        return stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count)
+        return (stats.t.ppf(0.975, count - 1) + stats.norm.ppf(0.8)) * spread / math.sqrt(count)
 
     assert n is not None
     assert half(n) < distance
     assert n == 2 or half(n - 1) >= distance
+
+
+@pytest.mark.parametrize("mean", [0.5, 0.8, 1.5])
+def test_enough_settles_it_in_about_four_cases_of_five(mean):
+    n = enough([mean - 1, mean, mean + 1], distance=mean)
+    samples = np.random.default_rng(0).normal(mean, 1.0, size=(4000, n))
+    half = stats.t.ppf(0.975, n - 1) * samples.std(axis=1, ddof=1) / math.sqrt(n)
+    assert 0.75 < np.mean(samples.mean(axis=1) - half > 0) < 0.88
 
 
 def test_nothing_is_enough_at_no_distance():

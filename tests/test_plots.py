@@ -51,6 +51,8 @@ def test_a_single_run_is_compared_with_all_in_the_forest(ledger):
     chart = plots.forest(ledger, "hinton_kd", [("ensemble", "student_alone")], one_run=["ensemble"])
     assert texts(chart)[0].endswith("n = 10")
     assert texts(plots.forest(ledger, "hinton_kd", [("ensemble", "student_alone")]))[0].endswith("n = 1")
+    shared = plots.forest(ledger, "hinton_kd", [("soft_targets_T20", "teacher")])
+    assert texts(shared)[0].endswith("n = 5 teachers")
 
 
 def test_the_temperature_curve_shows_means_runs_and_the_papers_regions(ledger):

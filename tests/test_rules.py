@@ -38,10 +38,10 @@ def test_an_order_by_hand():
     judgement = judge(ORDER, rows)
     assert judgement.verdict == "inconclusive"
     assert judgement.interval == pytest.approx((-4.4841, 0.4841), abs=1e-4)
-    # 3.1824 / sqrt(4) = 1.59 < 2
-    assert judgement.seeds_needed == 4
+    # (3.1824 + 0.8416) / sqrt(4) = 2.01 and (2.7764 + 0.8416) / sqrt(5) = 1.62 < 2
+    assert judgement.seeds_needed == 5
     assert judgement.detail == (
-        "a minus b: -2, 95 % interval -4.48 to 0.48, 3 pairs; about 4 seeds would settle it."
+        "a minus b: -2, 95 % interval -4.48 to 0.48, 3 pairs; about 5 seeds would settle it in four cases of five."
     )
     assert judge(replace(ORDER, comparisons=(Comparison(errors_of("b"), errors_of("a")),)), rows).mean == 2
 
@@ -52,7 +52,8 @@ def test_an_order_may_be_told_in_a_unit_of_its_own():
     assert (scaled.verdict, scaled.seeds_needed) == (plain.verdict, plain.seeds_needed)
     assert scaled.mean == pytest.approx(100 * plain.mean)
     assert scaled.detail == (
-        "a minus b: -2 points, 95 % interval -4.48 to 0.48, 3 pairs; about 4 seeds would settle it."
+        "a minus b: -2 points, 95 % interval -4.48 to 0.48, 3 pairs; "
+        "about 5 seeds would settle it in four cases of five."
     )
 
 
@@ -220,8 +221,22 @@ def test_the_seeds_needed_count_students_where_two_share_a_teacher():
         make_row("a", s, value, teacher=teacher_run(s // 2)) for s, value in enumerate([9, 9, 8, 8, 7, 7])
     ]
     judgement = judge(ORDER, students + make_rows("b", [10.0] * 6))
-    # By hand as above: four teachers settle it, with two students each.
-    assert (judgement.verdict, judgement.seeds_needed) == ("inconclusive", 8)
+    # By hand as above: five teachers settle it, with two students each.
+    assert (judgement.verdict, judgement.seeds_needed) == ("inconclusive", 10)
+    assert judgement.detail.endswith(
+        "6 pairs of 3 teachers; about 10 seeds, with more teachers for them, would settle it in four cases of five."
+    )
+
+
+def test_of_an_arm_that_exists_once_the_first_run_counts():
+    members = [f"hinton_kd.paper.b.s{seed}" for seed in range(4)]
+    once = make_row("a", 0, 100.0, teacher=members)
+    others = make_rows("b", [110.0, 112.0, 111.0, 113.0])
+    claim = replace(ORDER, one_run=("a",))
+    again = [make_row("a", seed, 100.0, teacher=members) for seed in range(1, 4)]
+    one, several = judge(claim, [once, *others]), judge(claim, [once, *again, *others])
+    assert (one.verdict, one.n) == (several.verdict, several.n) == ("reproduced", 4)
+    assert one.interval == several.interval
 
 
 def test_a_single_run_is_compared_with_every_run_of_the_other_side():
@@ -282,6 +297,7 @@ def test_noisy_arms_are_neither_and_more_seeds_would_tell():
     spread = np.std([5.0, 20.0, -25.0], ddof=1)
     margin = 0.1 * (100 + 100 + 99.1667) / 3
     n = judgement.seeds_needed
-    assert stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) < margin
-    assert stats.t.ppf(0.975, n - 2) * spread / math.sqrt(n - 1) >= margin
+    power = stats.norm.ppf(0.8)
+    assert (stats.t.ppf(0.975, n - 1) + power) * spread / math.sqrt(n) < margin
+    assert (stats.t.ppf(0.975, n - 2) + power) * spread / math.sqrt(n - 1) >= margin
     assert judge(SIMILAR, rows).verdict == "not run"

@@ -14,21 +14,25 @@ from kdrepro.verdicts import judge_paper
 _SENTENCES = {
     "N1": {
         "reproduced": "As a mean over the batch, 0.1 in the paper's formula leaves an error rate within 5 % of that "
-        "with the labels alone, as if the term were not there.",
+        "with the labels alone.",
         "contradicted": "As a mean over the batch, 0.1 in the paper's formula leaves {fewer} errors than the labels "
         "alone, by more than 5 %.",
     },
     "N2": {
-        "reproduced": "The code's form with 1,000 leaves fewer errors than that reading.",
-        "contradicted": "The code's form with 1,000 leaves more errors than that reading.",
+        "reproduced": "The code's form with 1,000 leaves fewer errors than 0.1 as a mean over the batch.",
+        "contradicted": "The code's form with 1,000 leaves more errors than 0.1 as a mean over the batch.",
     },
     "N3": {
-        "reproduced": "With its β for each group, summed, the formula leaves fewer errors than with that mean.",
-        "contradicted": "With its β for each group, summed, the formula leaves more errors than with that mean.",
+        "reproduced": "With its β for each group, summed over the batch, the formula leaves fewer errors than with "
+        "the mean.",
+        "contradicted": "With its β for each group, summed over the batch, the formula leaves more errors than with "
+        "the mean.",
     },
     "N4": {
-        "reproduced": "Summed, its error rate is within 5 % of that of the code's form.",
-        "contradicted": "Summed, it leaves {fewer} errors than the code's form, by more than 5 %.",
+        "reproduced": "The formula with β for each group, summed, has an error rate within 5 % of that of the "
+        "code's form.",
+        "contradicted": "The formula with β for each group, summed, leaves {fewer} errors than the code's form, by "
+        "more than 5 %.",
     },
     "N5": {
         "reproduced": "The code's 1,000 put into the paper's formula leaves more errors than in its own form.",
@@ -39,8 +43,10 @@ _SENTENCES = {
         "contradicted": "In the code's form 10 leaves fewer errors than 1,000.",
     },
     "N7": {
-        "reproduced": "With 10 it is within 5 % of the formula with that mean, which pulls about as little.",
-        "contradicted": "With 10 it leaves {fewer} errors than the formula with that mean, by more than 5 %.",
+        "reproduced": "The code's form with 10 is within 5 % of the formula with 0.1 as a mean, which pulls about "
+        "as little.",
+        "contradicted": "The code's form with 10 leaves {fewer} errors than the formula with 0.1 as a mean, by more "
+        "than 5 %.",
     },
 }
 # What is not settled, in few words.
@@ -98,17 +104,22 @@ def _headline(found: Mapping[str, Judgement]) -> str:
         return (
             "In this schedule β = 0.1, as a mean over the batch, does better than the code's form with 1,000."
         )
+    if mean != "reproduced" and total == "reproduced":
+        return (
+            "With the paper's β a sum over the batch does about as well as the code's form with 1,000; whether a mean "
+            "over it does worse is open."
+        )
     if mean != "reproduced":
         return "The runs do not say yet which reading of the paper's β does what the code's form does."
     if total == "reproduced" and better == "reproduced":
         return (
-            "With the paper's β a sum over the batch does about as well as the code's form with 1,000, and a mean "
-            "over it does not."
+            "With the paper's β a sum over the batch does about as well as the code's form with 1,000, and better "
+            "than a mean over it."
         )
-    start = "With the paper's β a mean over the batch does not do as well as the code's form with 1,000"
+    start = "With the paper's β a mean over the batch leaves more errors than the code's form with 1,000"
     if total == "contradicted":
         fewer = "fewer" if (found["N4"].mean or 0) < 0 else "more"
         return f"{start}; a sum leaves {fewer} errors than that form."
     if total == "reproduced":
         return f"{start}; a sum does about as well, but whether better than the mean is open."
-    return f"{start}; whether a sum does is open."
+    return f"{start}; whether a sum does as well as that form is open."

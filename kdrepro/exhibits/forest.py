@@ -11,7 +11,7 @@ from kdrepro.claims import Comparison, Side
 from kdrepro.exhibits.charts import STYLE, Chart, forest_axes, forest_row, new_chart
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger
-from kdrepro.pairs import compare, difference, labelled, rows_shown
+from kdrepro.pairs import compare, difference, differences, labelled, rows_shown
 
 
 def forest(
@@ -26,7 +26,7 @@ def forest(
     """The paired differences first minus second, each with every pair as a dot, its mean and its 95 % interval.
 
     Comparisons are given and paired as in `tables.paired_table`. The diamond is filled where the interval misses
-    the zero line.
+    the zero line. n counts pairs, or teachers where several pairs of one teacher count once.
     """
     rows = rows_shown(ledger, recipe, protocol)
     named = labelled(comparisons)
@@ -45,7 +45,9 @@ def forest(
                 forest_row(axes, place, [pair.difference for pair in pairs], found)
                 text = f"{number(found.mean)}, n = 1"
                 if len(pairs) > 1 and math.isfinite(found.half):
-                    text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {len(pairs)}"
+                    units = len(differences(pairs))
+                    n = f"{units}" if units == len(pairs) else f"{units} teachers"
+                    text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {n}"
             # Negative numbers as matplotlib writes them on the axis.
             axes.text(1.02, place, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center")
         axes.set_xlabel(f"difference in {metric.replace('_', ' ')}, first minus second, 95 % interval")

@@ -189,9 +189,11 @@ _LAST = {
 # Where one of the generations before was shown to be better than what it learned from.
 _TURNED = " So it has turned, as Mobahi et al. say that it must."
 _FIT = {
-    "reproduced": "On average it gets {share} training digits fewer right, as they derive.",
-    "contradicted": "On average it gets {share} training digits more right, against what they derive.",
-    "inconclusive": "On the digits that they were trained on the two do not differ measurably.",
+    "reproduced": "On average the last gets {share} training digits fewer right than the first, as Mobahi et al. "
+    "derive.",
+    "contradicted": "On average the last gets {share} training digits more right than the first, against what Mobahi "
+    "et al. derive.",
+    "inconclusive": "On the training digits the first and the last do not differ measurably.",
 }
 
 
@@ -207,7 +209,8 @@ def answer(ledger: Ledger) -> str:
         if last and "not run" not in (found := [verdicts[each] for each in last]):
             fit = judged[last[1]]
             share = f"{number(abs(fit.mean or 0.0))} {fit.claim.unit.removesuffix(' digits')}"
-            improved = "reproduced" in [verdicts[each] for each in (first, *later)]
+            # Against its teacher; `first` is against the labels once more.
+            improved = "reproduced" in [verdicts[each] for each in (first.removesuffix("a"), *later)]
             turned = found[0] == "reproduced" and improved
             words += [_LAST[found[0]] + (_TURNED if turned else ""), _FIT[found[1]].format(share=share)]
         if first == _PICTURES:

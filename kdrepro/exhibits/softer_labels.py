@@ -18,7 +18,7 @@ from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, not_yet
 from kdrepro.intervals import Interval, ratio_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import compare, difference, rows_shown
+from kdrepro.pairs import compare, difference, independent, rows_shown
 from kdrepro.verdicts import judge_paper
 
 # What a student of the first generation learns from, and the end of its arm's name.
@@ -75,7 +75,9 @@ def relative_gain(rows: list[Row], arm: str, control: str) -> tuple[Interval, in
     whole = [pair.second.value for pair in pairs if pair.second is not None]
     if not whole or not sum(whole):
         return None
-    return ratio_interval([-pair.difference for pair in pairs], whole), len(pairs)
+    teachers = [pair.teachers for pair in pairs]
+    saved = independent([-pair.difference for pair in pairs], teachers)
+    return ratio_interval(saved, independent(whole, teachers)), len(pairs)
 
 
 def relative_gains(ledger: Ledger) -> Chart:
