@@ -23,7 +23,7 @@ class CachedTeacher:
     """A teacher's logits (N, K) and features on a whole data set, looked up by `batch.index`. See `cache_teacher`.
 
     `temperature` is the one at which an ensemble's classes were averaged, `None` for one network, for which it does not
-    matter; `teacher` is the digest of its weights, empty if that is not known.
+    matter; `teacher` is the digest of its weights and `inputs` that of some of its inputs, empty if they are not known.
     """
 
     def __init__(
@@ -33,23 +33,25 @@ class CachedTeacher:
         *,
         temperature: float | None = None,
         teacher: str = "",
+        inputs: str = "",
     ) -> None:
         self.logits = checks.logits("logits", logits)
         self.features = dict(features or {})
-        self.temperature, self.teacher = temperature, teacher
+        self.temperature, self.teacher, self.inputs = temperature, teacher, inputs
 
-    def save(self, file: Path) -> None:
+    def save(self, file: Path | str) -> None:
         """Write the outputs to a safetensors file, atomically."""
         tensors = {f"features.{name}": value for name, value in self.features.items()}
         if self.temperature is not None:
             tensors["temperature"] = torch.tensor(self.temperature, dtype=torch.float64)
-        tensors["teacher"] = torch.tensor(list(self.teacher.encode()), dtype=torch.uint8)
-        save_tensors({"logits": self.logits} | tensors, file, metadata={})
+        for name, digest in (("teacher", self.teacher), ("inputs", self.inputs)):
+            tensors[name] = torch.tensor(list(digest.encode()), dtype=torch.uint8)
+        save_tensors({"logits": self.logits} | tensors, Path(file), metadata={})
 
     @classmethod
-    def load(cls, file: Path) -> CachedTeacher:
+    def load(cls, file: Path | str) -> CachedTeacher:
         """Read what `save` wrote. Raises `ValueError` naming the file when it is truncated or holds anything else."""
-        tensors = load_tensors(file)
+        tensors = load_tensors(Path(file))
         if "logits" not in tensors:
             raise ValueError(f"{file}: got no logits, expected a teacher's outputs; delete it to ask again")
         features = {
@@ -58,8 +60,11 @@ class CachedTeacher:
             if name.startswith("features.")
         }
         temperature = float(tensors["temperature"]) if "temperature" in tensors else None
-        teacher = bytes(tensors["teacher"].tolist()).decode() if "teacher" in tensors else ""
-        return cls(tensors["logits"], features, temperature=temperature, teacher=teacher)
+        teacher, inputs = (
+            bytes(tensors[name].tolist()).decode() if name in tensors else ""
+            for name in ("teacher", "inputs")
+        )
+        return cls(tensors["logits"], features, temperature=temperature, teacher=teacher, inputs=inputs)
 
     def to(self, device: torch.device | str) -> CachedTeacher:
         """Return the same cache on `device`."""
@@ -68,6 +73,7 @@ class CachedTeacher:
             {name: value.to(device) for name, value in self.features.items()},
             temperature=self.temperature,
             teacher=self.teacher,
+            inputs=self.inputs,
         )
 
     def check_fits(self, batches: TrainingData) -> None:
@@ -79,6 +85,10 @@ class CachedTeacher:
         if len(self.logits) != len(batches.inputs):
             raise ValueError(
                 f"teacher: got cached outputs of {len(self.logits)} examples, expected {len(batches.inputs)}"
+            )
+        if self.inputs and self.inputs != _some(batches.inputs):
+            raise ValueError(
+                "teacher: got cached outputs of other inputs than those of the batches, or of the same in another order"
             )
 
     def look_up(self, batch: Batch) -> Outputs:
@@ -182,7 +192,7 @@ def cache_teacher(
             "batches: got augmented batches, expected none: cached outputs would belong to other views"
         )
     frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
-    where = devices.accelerator(device).device
+    where = devices.place(device)
     frozen.to(where)
     with devices.autocast(devices.precision_for(precision, where), where):
         if isinstance(batches, SentenceBatches):
@@ -197,7 +207,14 @@ def cache_teacher(
         features,
         temperature=_averaged_at(frozen, temperature),
         teacher=digests.of_modules(*frozen.modules),
+        inputs=_some(batches.inputs),
     )
+
+
+def _some(inputs: Tensor) -> str:
+    """The digest of examples from all over, so that others, others' order or another scale are told at once."""
+    places = torch.linspace(0, len(inputs) - 1, min(len(inputs), 256), dtype=torch.float64)
+    return digests.of_tensors({"inputs": inputs[places.round().long().to(inputs.device)]})
 
 
 def _averaged_at(teacher: FrozenTeacher, temperature: float) -> float | None:

@@ -37,13 +37,14 @@ def fraction(name: str, value: object) -> float:
 
 def whole(name: str, value: object, *, least: int = 0) -> int:
     """Return `value`, or raise if it is not an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    # An integer of numpy is one too.
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
             f"{name}: got {value!r} ({type(value).__name__}), expected a whole number of at least {least}"
         )
     if value < least:
         raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
-    return value
+    return int(value)
 
 
 def choice(name: str, value: object, allowed: Iterable[str]) -> str:

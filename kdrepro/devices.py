@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from kdrepro import checks
@@ -30,27 +31,51 @@ def available() -> list[str]:
     return found
 
 
-def accelerator(device: str = "auto") -> Accelerator:
-    """Return an `Accelerator` on `device`; `auto` takes CUDA, then MPS, then the CPU.
+def place(device: str = "auto") -> torch.device:
+    """Return where `device` is: `auto` takes CUDA, then MPS, then the CPU; a launched process has its own.
 
-    Under `accelerate launch` the processes and their devices are the launcher's.
     Raises `ValueError` for an unknown device, or one that this machine does not have.
     """
+    wanted = _wanted(device)
+    if PartialState._shared_state or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        own = torch.device(PartialState().device)
+        if own.type == wanted:
+            return own
+    return torch.device(wanted)
+
+
+def _wanted(device: str) -> str:
     checks.choice("device", device, DEVICES)
     if device != "auto" and device not in available():
         raise ValueError(
             f"device: got {device!r}, expected one that this machine has: auto, {', '.join(available())}"
         )
-    wanted = device if device != "auto" else available()[-1]
-    # Accelerate keeps one state for the whole process; a second call for another device needs a fresh one.
-    if (
-        PartialState._shared_state
-        and PartialState().device.type != wanted
-        and PartialState().num_processes == 1
-    ):
-        AcceleratorState._reset_state(True)
-    # Precision is ours (`autocast`), so that the losses stay in float32 and one process can use both.
-    return Accelerator(cpu=wanted == "cpu", mixed_precision="no")
+    return device if device != "auto" else available()[-1]
+
+
+@contextlib.contextmanager
+def accelerator(device: str = "auto") -> Iterator[Accelerator]:
+    """Give an `Accelerator` on `device`, as in `place`, and leave one that the caller has as it was.
+
+    Under `accelerate launch` the processes and their devices are the launcher's. Raises as `place` does.
+    """
+    wanted = _wanted(device)
+    # Accelerate keeps one state for the whole process, in which another precision or device is refused.
+    shared = [each._shared_state for each in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in shared]
+    if shared[0] and PartialState().device.type != wanted and PartialState().num_processes == 1:
+        shared[0].clear()
+    shared[1].clear()
+    shared[2].clear()
+    try:
+        # Precision is ours (`autocast`), so that the losses stay in float32 and one process can use both.
+        yield Accelerator(cpu=wanted == "cpu", mixed_precision="no")
+    finally:
+        for state, old in zip(shared, before, strict=True):
+            # The processes of a launch stay as they are.
+            if state is not shared[0] or old or PartialState().num_processes == 1:
+                state.clear()
+                state.update(old)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -115,6 +140,26 @@ def prefers_channels_last(module: nn.Module, *, precision: str, device: torch.de
     if device.type == "cuda" and precision == "fp32":
         return False
     return any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+
+
+class ChannelsLast:
+    """A net with the channels last in memory, until `undo`: every weight and buffer of four dimensions, in place."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.moved = [
+            value
+            for value in (*module.parameters(), *module.buffers())
+            if value.ndim == 4 and value.is_contiguous()
+        ]
+        for value in self.moved:
+            value.data = value.data.to(memory_format=torch.channels_last)
+
+    def undo(self) -> None:
+        """Put what was moved back as it was: others may need it in one piece, `safetensors` for instance."""
+        for value in self.moved:
+            # With a single channel both orders are contiguous, and only the strides tell.
+            value.data = value.data.clone(memory_format=torch.contiguous_format)
+        self.moved = []
 
 
 def describe(device: torch.device) -> str:

@@ -96,10 +96,13 @@ def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
             f"{checks.classes_in_the_middle(targets.shape, logits.shape)}",
             "Give one class number per position; one-hot targets become numbers by .argmax(-1).",
         )
-    elif mask is not None and (mask.dtype != torch.bool or mask.shape != leading):
+    elif mask is not None and (getattr(mask, "dtype", None) != torch.bool or mask.shape != leading):
+        got = (
+            f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        )
         yield error(
             "mask_invalid",
-            f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {tuple(leading)}",
+            f"mask: got {got}, expected torch.bool of {tuple(leading)}",
             "Make it boolean, True where a position counts, with the shape of the targets.",
         )
     elif mask is not None and not bool(mask.any()):
@@ -174,10 +177,8 @@ def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch
     """An objective that fails, is not finite, or sends its gradient to the wrong side."""
     leaves = [_leaf(outputs) for outputs in (student, teacher)]
     try:
-        terms = objective(*leaves, batch)
-        loss = sum(terms.values())
-        if not isinstance(loss, Tensor) or loss.ndim:
-            raise TypeError(f"it returned {terms!r}, expected a dict of scalar tensors by name")
+        terms = checks.terms(objective(*leaves, batch))
+        loss = torch.stack(list(terms.values())).sum()
     # Whatever a stranger's objective raises is the finding.
     except Exception as problem:
         yield error(

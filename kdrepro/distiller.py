@@ -99,7 +99,7 @@ class Distiller(nn.Module):
         student = run_module(self.student, inputs, side="student", tapped=self.student_taps)
         teacher = None
         if self.teacher is not None:
-            teacher = self.teacher(inputs, temperature=getattr(self.objective, "temperature", 1.0))
+            teacher = self.teacher(inputs, temperature=float(getattr(self.objective, "temperature", 1.0)))
         # An objective that reads what is not there says so itself.
         batch = Batch(cast(Tensor, inputs), cast(Tensor, targets), mask)
         terms = self.objective(student, teacher, batch)

@@ -222,7 +222,7 @@ def _attempt(name: str, run: Callable[[], Outputs], findings: list[Finding]) -> 
         with torch.no_grad():
             outputs = run()
         logits = outputs.logits
-        if logits.ndim < 2 or not logits.numel() or not logits.is_floating_point():
+        if not logits.numel() or not logits.is_floating_point():
             kind = f"{logits.dtype} of shape {tuple(logits.shape)}"
             raise ValueError(f"its logits are {kind}, expected floating-point (B, K) or (B, L, K)")
     # Whatever a stranger's forward raises is the finding.
@@ -246,5 +246,5 @@ def _told(problem: Exception) -> str:
 def _together(outputs: Sequence[Outputs], objective: nn.Module | None) -> Outputs:
     if len(outputs) == 1:
         return outputs[0]
-    temperature = getattr(objective, "temperature", 1.0)
+    temperature = float(getattr(objective, "temperature", 1.0))
     return Outputs(mean_of_softened([each.logits for each in outputs], temperature=temperature))

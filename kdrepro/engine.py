@@ -6,7 +6,7 @@ terms, scalars that are already weighted. Their sum is minimised, over the stude
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from kdrepro import checks, devices, digests
+from kdrepro import checks, devices, digests, progressing
 from kdrepro.caching import CachedTeacher, CachedTranslator
 from kdrepro.members import Ask, Member, Trainee
 from kdrepro.resume import History
@@ -60,7 +60,7 @@ def outputs(
     """Return what `predict` does and the features that the net gives (see `Taps`), on the CPU in float32."""
     if len(inputs) == 0:
         raise ValueError("inputs: got an empty batch, expected at least one example")
-    where = devices.accelerator(device).device
+    where = devices.place(device)
     model.to(where)
     modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
     if isinstance(model, nn.Module):
@@ -111,10 +111,10 @@ def fit(
     `optimizer` is called with the parameters of student and objective; `schedule`, called with the optimiser, steps
     once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each
     step (weight constraints). An objective whose weights depend on the epoch has a method `start_epoch(epoch)`, which
-    is called before each, counted from 0. `validate` is called with the student in eval mode after each epoch and
-    returns a number, less is better: the weights of the best epoch are kept, and with `patience` training stops after
-    that many epochs without a better one. The teacher runs in eval mode and without gradient, and is bitwise unchanged
-    afterwards.
+    is called before each, counted from 0 (with a checkpoint, once with 0 before it is looked at). `validate` is called
+    with the student in eval mode after each epoch and returns a number, less is better: the weights of the best epoch
+    are kept, and with `patience` training stops after that many epochs without a better one. The teacher runs in eval
+    mode and without gradient, and is bitwise unchanged afterwards.
 
     With `checkpoint`, a run that was killed at any moment and is started again with the same arguments ends with the
     same numbers as an uninterrupted one. All randomness is a function of the seed of `batches` and the epoch; the
@@ -125,7 +125,7 @@ def fit(
 
     `device` is `auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda` or `mps`. `precision` is that of the networks,
     `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as many CPUs do too. Weights and losses
-    are float32 in any case.
+    are float32 in any case. Where that is faster, weights lie with the channels last in memory while it trains.
 
     Raises `ValueError` or `TypeError`, naming the argument, before training starts; `FloatingPointError` with the step,
     the terms and the side that is not finite.
@@ -184,8 +184,30 @@ def fit_cohort(
         raise ValueError("members: got none, expected at least one")
     if len({id(member.student) for member in members}) < len(members):
         raise ValueError("members: got one student twice, expected a student of its own for each")
-    run = devices.accelerator(device)
-    precision = devices.precision_for(precision, run.device)
+    with devices.accelerator(device) as run:
+        return _fit_cohort(
+            members,
+            batches,
+            epochs=epochs,
+            teacher=teacher,
+            run=run,
+            precision=devices.precision_for(precision, run.device),
+            checkpoint_seconds=checkpoint_seconds,
+            progress=progress,
+        )
+
+
+def _fit_cohort(
+    members: Sequence[Member],
+    batches: TrainingData,
+    *,
+    epochs: int,
+    teacher: Teacher | None,
+    run: Accelerator,
+    precision: str,
+    checkpoint_seconds: float,
+    progress: str | None,
+) -> list[History]:
     data = batches.to(run.device)
     if 0 < data.examples % data.batch_size < run.num_processes:
         raise ValueError(
@@ -204,12 +226,14 @@ def fit_cohort(
         for member in members
     ]
     devices_to_fork = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices_to_fork):
+    with contextlib.ExitStack() as left, torch.random.fork_rng(devices=devices_to_fork):
+        for trainee in trainees:
+            left.callback(trainee.leave)
         # The first examples are tried here already, and an objective may draw numbers for them.
         for trainee in trainees:
             trainee.start(ask)
         done = min(trainee.history.epochs for trainee in trainees)
-        bar = _bar(progress, epochs * len(data), done * len(data), run)
+        bar = progressing.bar(progress, epochs * len(data), done * len(data), run)
         while waiting := [trainee for trainee in trainees if not trainee.finished]:
             # A cohort that was killed between two of its checkpoints has members that are an epoch ahead.
             epoch = min(trainee.history.epochs for trainee in waiting)
@@ -217,7 +241,7 @@ def fit_cohort(
             shared_seconds = _epoch(epoch, active, data, ask, run, bar)
             for trainee in active:
                 trainee.end_epoch(shared_seconds, checkpoint_seconds=checkpoint_seconds)
-            _say(progress, bar, active, run)
+            progressing.say(progress, bar, active, run)
     if bar is not None:
         bar.close()
     return [trainee.end() for trainee in trainees]
@@ -257,7 +281,7 @@ def _teacher_outputs(
 ) -> Ask | None:
     if teacher is None:
         return None
-    temperatures = {float(getattr(member.objective, "temperature", 1.0)) for member in members}
+    temperatures = _temperatures(members)
     if isinstance(teacher, CachedTeacher | CachedTranslator):
         if teacher.temperature is not None and temperatures != {teacher.temperature}:
             raise ValueError(
@@ -267,17 +291,23 @@ def _teacher_outputs(
             )
         return teacher.to(device).look_up
     frozen = (teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)).to(device)
-    if len(frozen.modules) > 1 and len(temperatures) > 1:
+    several = len(frozen.modules) > 1
+    if several and len(temperatures) > 1:
         raise ValueError(
             f"members: got objectives at the temperatures {', '.join(map(str, sorted(temperatures)))}, expected one: "
             "the ensemble's classes are averaged at it"
         )
 
     def ask(batch: Batch) -> Outputs:
+        # An objective may change its temperature as it goes.
         with devices.autocast(precision, device):
-            return frozen(batch.inputs, temperature=min(temperatures))
+            return frozen(batch.inputs, temperature=min(_temperatures(members)) if several else 1.0)
 
     return ask
+
+
+def _temperatures(members: Sequence[Member]) -> set[float]:
+    return {float(getattr(member.objective, "temperature", 1.0)) for member in members}
 
 
 def _name(teacher: Teacher | None) -> str:
@@ -307,33 +337,3 @@ def _share(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
     if mask is None or batch.mask is None:
         return own, len(own.targets) * run.num_processes / len(batch.targets)
     return own, float(mask.sum() / batch.mask.sum()) * run.num_processes
-
-
-def _bar(progress: str | None, total: int, done: int, run: Accelerator) -> tqdm[Any] | None:
-    if progress is None or not run.is_main_process or not sys.stderr.isatty():
-        return None
-    return tqdm(total=total, initial=done, desc=progress, unit="step", dynamic_ncols=True)
-
-
-def _say(progress: str | None, bar: tqdm[Any] | None, active: Sequence[Trainee], run: Accelerator) -> None:
-    latest = [
-        {name: curve[-1] for name, curve in trainee.history.curves.items() if name != "learning_rate"}
-        for trainee in active
-    ]
-    if bar is not None:
-        losses = {
-            " ".join(filter(None, [trainee.member.label, name])): f"{value:.4g}"
-            for trainee, values in zip(active, latest, strict=True)
-            for name, value in values.items()
-            if len(active) == 1 or name == "loss"
-        }
-        bar.set_postfix(losses)
-    elif progress is not None and run.is_main_process:
-        for trainee, values in zip(active, latest, strict=True):
-            words = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-            who = " ".join(filter(None, [progress, trainee.member.label]))
-            history = trainee.history
-            print(
-                f"{who}: epoch {history.epochs}/{trainee.epochs} {words} ({history.seconds:.1f} s)",
-                flush=True,
-            )

@@ -69,13 +69,21 @@ class Trainee:
         teacher: str,
     ) -> None:
         self.member, self.data, self.epochs, self.run, self.teacher = member, data, epochs, run, teacher
+        self.order: devices.ChannelsLast | None = None
         if devices.prefers_channels_last(member.student, precision=precision, device=run.device):
-            member.student.to(memory_format=torch.channels_last)
+            self.order = devices.ChannelsLast(member.student)
         self.step = Step(member.student, member.objective, precision, run.device).to(run.device)
 
     def start(self, ask: Ask | None) -> None:
         """Try the first examples, so that what cannot work fails before training; then take up a checkpoint."""
-        _try_one(self.step, ask, self.data)
+        try:
+            _try_one(self.step, ask, self.data)
+        except RuntimeError:
+            if self.order is None:
+                raise
+            # A net that flattens with `view` needs its channels where they were.
+            self.leave()
+            _try_one(self.step, ask, self.data)
         self.trained = [parameter for parameter in self.step.parameters() if parameter.requires_grad]
         if not self.trained:
             raise ValueError(
@@ -85,6 +93,9 @@ class Trainee:
         self.scheduler = self.member.schedule(self.optimizer) if self.member.schedule else None
         # Not the optimiser: Accelerate's wrapper looks for packages on the disk at every step, and adds nothing here.
         self.wrapped = self.run.prepare(self.step)
+        if self.member.checkpoint:
+            # One that has trained already has, for the signature, the settings it began with.
+            self._tell_epoch(0)
         self.state = State(
             self.step,
             self.optimizer,
@@ -116,12 +127,15 @@ class Trainee:
         torch.manual_seed((self.data.seed << 20) + (self.history.epochs << 4) + self.run.process_index + 1)
         self.random = _random_state(self.run.device)
         self.wrapped.train()
-        start = getattr(self.member.objective, "start_epoch", None)
-        if start is not None:
-            start(self.history.epochs)
+        self._tell_epoch(self.history.epochs)
         self.sums: dict[str, Tensor] = {}
         self.recent: list[dict[str, Tensor]] = []
         self.seconds = 0.0
+
+    def _tell_epoch(self, epoch: int) -> None:
+        start = getattr(self.member.objective, "start_epoch", None)
+        if start is not None:
+            start(epoch)
 
     def learn(self, batch: Batch, taught: Outputs | None, *, share: float, alone: bool) -> None:
         """Take one step; `share` is the weight of this process, `alone` says that no other trainee draws numbers."""
@@ -183,6 +197,12 @@ class Trainee:
         if self.member.validate is not None:
             self.state.restore_best()
         return self.history
+
+    def leave(self) -> None:
+        """Give the student back in the order in memory that it came in."""
+        if self.order is not None:
+            self.order.undo()
+            self.order = None
 
     def _out_of_patience(self) -> bool:
         if self.member.patience is None or self.history.best_epoch is None:

@@ -66,6 +66,11 @@ def signature(
     first = data.first(64)
     inputs = first.inputs if isinstance(first.inputs, Mapping) else {"inputs": first.inputs}
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    whole = {
+        f"all {name}": value
+        for name in ("targets", "predictions")
+        if isinstance(value := getattr(data, name, None), Tensor)
+    }
     augment = getattr(data, "augment", None)
     return {
         "epochs": epochs,
@@ -74,13 +79,15 @@ def signature(
         "examples": data.examples,
         "precision": step.precision,
         "objective": repr(step.objective),
+        # Which a module's repr need not show.
+        "settings": [_described(part, vars(part)) for part in step.objective.modules()],
         # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.
         "optimizer": " ".join(repr(optimizer).split()),
         "schedule": _described(scheduler, scheduler.state_dict() if scheduler is not None else {}),
         "gradient_clip": gradient_clip,
         "teacher": teacher,
-        # Of all of it the first examples, which are soon read, and how it is augmented.
-        "data": digests.of_tensors(tensors | {"targets": first.targets}),
+        # All targets or lengths of targets; of the inputs the first, which are soon read, and how they are augmented.
+        "data": digests.of_tensors(tensors | {"targets": first.targets} | whole),
         "augment": _described(augment, vars(augment) if hasattr(augment, "__dict__") else {}),
         "parameters": sum(parameter.numel() for parameter in step.parameters()),
         "shapes": hashlib.sha256(
@@ -96,7 +103,9 @@ def _described(part: object, state: Mapping[str, Any]) -> str:
     numbers = {
         name: value
         for name, value in state.items()
-        if not name.startswith("_") and isinstance(value, int | float | str | list)
+        if not name.startswith("_")
+        and name != "training"
+        and isinstance(value, int | float | str | list | tuple)
     }
     return f"{type(part).__name__} {numbers}"
 

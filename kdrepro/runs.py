@@ -155,7 +155,7 @@ class Runner:
         self.protocol = checks.choice("protocol", protocol, PROTOCOLS)
         self.split = checks.choice("split", split, SPLITS)
         self.device, self.ledger, self.progress = device, ledger, progress
-        self.where = devices.accelerator(device).device
+        self.where = devices.place(device)
         self._precision = checks.choice("precision", precision, devices.PRECISIONS)
         self.work = work or user_folder()
         devices.keep_freed_memory()

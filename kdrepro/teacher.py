@@ -74,7 +74,8 @@ class FrozenTeacher:
 
     Not an `nn.Module`, so that a module may hold it without owning its parameters, mode or `state_dict`.
     Every call runs all members in eval mode (whoever woke them in between) and without gradient, so that
-    weights, BatchNorm buffers and `.grad` stay bitwise as they are.
+    weights, BatchNorm buffers and `.grad` stay bitwise as they are (buffers that a forward writes in eval mode too, as
+    those of fake quantisation, do not).
 
     An ensemble's logits are those whose softmax at `temperature` is the mean of the members' softmax at it,
     T log mean_i softmax(z_i / T): the arithmetic mean of Hinton, Vinyals & Dean (2015), section 1.
@@ -132,7 +133,7 @@ class FrozenTeacher:
         """
         own = {id(module) for member in self.modules for module in member.modules() if _has_state(module)}
         own |= {id(member) for member in self.modules}
-        weights = {_place(value) for member in self.modules for value in member.parameters()} - {None}
+        weights = {_place(value) for member in self.modules for value in member.parameters()}
         advice = "expected a network of its own (copy.deepcopy makes one)"
         for name, other in others.items():
             if any(other is member for member in self.modules):
@@ -141,7 +142,7 @@ class FrozenTeacher:
                 if id(module) in own:
                     raise ValueError(f"{name}: got a submodule {path!r} that the teacher holds too, {advice}")
             for path, value in other.named_parameters():
-                if _place(value) in weights:
+                if any(_overlap(_place(value), weight) for weight in weights):
                     raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {advice}")
 
 
@@ -194,9 +195,16 @@ def _has_state(module: nn.Module) -> bool:
     return next(own_parameters, None) is not None or next(own_buffers, None) is not None
 
 
-def _place(parameter: nn.Parameter) -> tuple[Any, int] | None:
-    """Where a parameter's memory lies; `None` for one without any (empty, meta, lazy)."""
-    if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.numel() == 0:
-        return None
-    address = parameter.data_ptr() if parameter.device.type != "meta" else 0
-    return (str(parameter.device), address) if address else None
+def _place(parameter: nn.Parameter) -> tuple[str, int, int]:
+    """Where a parameter's memory lies, from byte to byte; nowhere for one without any (empty, meta, lazy)."""
+    device = str(parameter.device)
+    lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
+    if lazy or parameter.device.type == "meta" or parameter.numel() == 0 or parameter.layout != torch.strided:
+        return device, 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
+    start = parameter.data_ptr()
+    return device, start, start + (last + 1) * parameter.element_size() if start else 0
+
+
+def _overlap(one: tuple[str, int, int], other: tuple[str, int, int]) -> bool:
+    return one[0] == other[0] and one[1] < other[2] and other[1] < one[2]

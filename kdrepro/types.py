@@ -34,7 +34,9 @@ class Batch:
         A mask that does not fit is left for `masked_mean` to refuse.
         """
         mask = self.mask
-        if mask is None or mask.dtype != torch.bool or mask.shape != getattr(self.targets, "shape", None):
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            return self.targets
+        if mask.shape != getattr(self.targets, "shape", None):
             return self.targets
         return self.targets.masked_fill(~mask, 0)
 
@@ -44,7 +46,7 @@ class Batch:
         What stands there, NaN from attention over padding alone for instance, would reach the gradient of the others.
         """
         mask, logits, features = self.mask, outputs.logits, outputs.features
-        if mask is None or mask.dtype != torch.bool:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             return outputs
         if mask.ndim == 1:
             features = {
@@ -91,19 +93,21 @@ class TrainingData(Protocol):
 def as_outputs(value: Any, *, side: str = "model") -> Outputs:
     """Take what a module returned as `Outputs`: a tensor of logits, `Outputs`, or an object with `.logits`.
 
-    Raises `TypeError` naming the `side` (student or teacher) for anything else.
+    Raises `TypeError` naming the `side` (student or teacher) for anything else, `ValueError` for logits without a batch
+    or of one class.
     """
-    if isinstance(value, Outputs):
-        return value
-    if isinstance(value, Tensor):
-        return Outputs(value)
-    logits = getattr(value, "logits", None)
-    if isinstance(logits, Tensor):
-        return Outputs(logits)
-    raise TypeError(
-        f"{side}: its forward returned {type(value).__name__}, expected a tensor of logits, "
-        "kdrepro.Outputs, or an object with a tensor `.logits`"
-    )
+    logits = value if isinstance(value, Tensor) else getattr(value, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"{side}: its forward returned {type(value).__name__}, expected a tensor of logits, "
+            "kdrepro.Outputs, or an object with a tensor `.logits`"
+        )
+    if logits.ndim < 2 or logits.shape[-1] == 1:
+        raise ValueError(
+            f"{side}: its logits have shape {tuple(logits.shape)}, expected (B, K) or (B, L, K) with two classes at "
+            "least; a single logit z for two classes is torch.stack([torch.zeros_like(z), z], dim=-1)"
+        )
+    return value if isinstance(value, Outputs) else Outputs(logits)
 
 
 def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:

@@ -337,3 +337,17 @@ def test_a_cache_of_other_data_is_refused(teacher, data, error, says):
 def test_logits_of_another_number_of_words_are_no_cache():
     with pytest.raises(ValueError, match="predictions: got 3 in all, expected 4"):
         CachedTranslator(torch.zeros(4, 7), torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("other", [IMAGES.flip(0), 2 * IMAGES])
+def test_outputs_of_other_inputs_are_refused_although_there_are_as_many(other, tmp_path):
+    cached = cache_teacher(net(1), batches(), **SETTINGS)
+    file = str(tmp_path / "cached.safetensors")
+    cached.save(file)
+    for each in (cached, CachedTeacher.load(file)):
+        each.check_fits(batches())
+        with pytest.raises(
+            ValueError, match=r"teacher: got cached outputs of other inputs .* in another order"
+        ):
+            each.check_fits(batches(inputs=other))
+    CachedTeacher(cached.logits).check_fits(batches(inputs=other))

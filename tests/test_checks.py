@@ -27,6 +27,10 @@ def test_a_fraction_may_lie_nowhere_else(value):
         checks.fraction("soft_weight", value)
 
 
+def test_whole_numbers_of_numpy_come_back_as_pythons():
+    assert type(checks.whole("n", np.int64(4))) is int
+
+
 def test_whole_numbers_from_the_least_on():
     assert checks.whole("epochs", 1, least=1) == 1
     with pytest.raises(ValueError, match="epochs: got 0, expected a whole number of at least 1"):

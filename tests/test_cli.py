@@ -174,6 +174,21 @@ def test_check_of_networks_that_fit_ends_well(tmp_path, monkeypatch) -> None:
     assert "No --batch given" not in said("check", *nets, "--batch", "fitting_nets:batch")
 
 
+def test_check_takes_what_the_function_takes(tmp_path, monkeypatch, capsys) -> None:
+    lines = (
+        "import torch\nfrom torch import nn\nfrom kdrepro import Batch\n"
+        "def small():\n    return nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 3)).eval()\n"
+        "def batch():\n    return Batch(torch.randn(6, 3, 2, 2), torch.arange(6) % 3)\n"
+    )
+    (tmp_path / "batched_nets.py").write_text(lines, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["check", "batched_nets:small", "batched_nets:small", "--batch", "batched_nets:batch"]
+    printed = said(*words, "--pairs")
+    assert "student 0 (4, 1, 1)" in printed
+    mistaken(monkeypatch, *words, "--image-size", "8")
+    assert "image_size: got it with a batch, expected one of the two" in capsys.readouterr().err
+
+
 def test_check_names_layers_that_go_together(tmp_path, monkeypatch) -> None:
     lines = "from torchvision.models import resnet18, resnet34\n"
     lines += "def small():\n    return resnet18(num_classes=10)\n"
@@ -296,11 +311,17 @@ def test_a_mistake_has_its_traceback_where_it_is_asked_for(monkeypatch) -> None:
         cli.main()
 
 
-@pytest.mark.parametrize("state", [("0" * 40, True), (None, False)])
-def test_nothing_is_recorded_from_sources_that_no_commit_has(state, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (("0" * 40, True), "the package's sources differ from the last commit"),
+        ((None, False), "the package is not in a git repository"),
+    ],
+)
+def test_nothing_is_recorded_from_sources_that_no_commit_has(state, says, monkeypatch, capsys) -> None:
     monkeypatch.setattr(runs, "source_state", lambda: state)
     mistaken(monkeypatch, "run", "hinton_kd", "--protocol", "paper", "--record", "--plan")
-    assert "--record: the package's sources differ from the last commit" in capsys.readouterr().err
+    assert f"--record: {says}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

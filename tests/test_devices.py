@@ -3,12 +3,15 @@
 import platform
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
+import kdrepro
 from kdrepro import devices
 
 
@@ -38,12 +41,14 @@ def test_what_the_machine_has_is_listed(cuda, mps, found, monkeypatch):
 
 
 def test_the_cpu_can_be_asked_for():
-    assert devices.accelerator("cpu").device == torch.device("cpu")
+    assert devices.place("cpu") == torch.device("cpu")
+    with devices.accelerator("cpu") as run:
+        assert run.device == torch.device("cpu")
 
 
 def test_auto_takes_the_cpu_where_there_is_nothing_else(monkeypatch):
     machine(monkeypatch)
-    assert devices.accelerator("auto").device == torch.device("cpu")
+    assert devices.place("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -52,24 +57,60 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, monke
     with pytest.raises(
         ValueError, match=f"device: got '{device}', expected one that this machine has: auto, cpu"
     ):
-        devices.accelerator(device)
+        devices.place(device)
 
 
 def test_an_unknown_device_is_refused_with_the_right_names():
     with pytest.raises(
         ValueError, match="device: got 'cdua', expected one of auto, cpu, cuda, mps; did you mean 'cuda'"
     ):
-        devices.accelerator("cdua")
+        devices.place("cdua")
 
 
-def test_a_second_device_in_one_process_gets_a_state_of_its_own():
-    devices.accelerator("cpu")
-    PartialState().device = torch.device("meta")
-    assert devices.accelerator("cpu").device == torch.device("cpu")
+def test_a_second_device_in_one_process_gets_a_state_of_its_own(clean_state):
+    PartialState(cpu=True).device = torch.device("meta")
+    assert devices.place("cpu") == torch.device("cpu")
+    with devices.accelerator("cpu") as run:
+        assert run.device == torch.device("cpu")
+    assert PartialState().device == torch.device("meta")
 
 
 def test_precision_is_ours_and_not_accelerates():
-    assert devices.accelerator("cpu").mixed_precision == "no"
+    with devices.accelerator("cpu") as run:
+        assert run.mixed_precision == "no"
+
+
+@pytest.fixture
+def clean_state():
+    """No state of Accelerate before and after."""
+    states = (GradientState, AcceleratorState, PartialState)
+    for state in states:
+        state._shared_state.clear()
+    yield
+    for state in states:
+        state._shared_state.clear()
+
+
+def test_an_accelerator_of_ones_own_is_left_as_it_was(clean_state):
+    inputs, targets = torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)
+    net = nn.Linear(4, 3)
+
+    def ours():
+        kdrepro.predict(net, inputs, device="cpu")
+        kdrepro.fit(
+            net,
+            kdrepro.Supervised(),
+            kdrepro.Batches(inputs, targets, batch_size=4, seed=0),
+            optimizer=partial(torch.optim.SGD, lr=0.1),
+            epochs=1,
+            device="cpu",
+        )
+
+    ours()
+    own = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+    ours()
+    assert own.mixed_precision == own.state.mixed_precision == AcceleratorState().mixed_precision == "bf16"
+    assert own.gradient_accumulation_steps == 4
 
 
 @pytest.mark.parametrize("has", [True, False])

@@ -208,11 +208,14 @@ def test_a_network_that_does_not_take_the_batch(side):
 
 
 @pytest.mark.parametrize(
-    "logits", [torch.zeros(64), torch.zeros(64, 5, dtype=torch.int64)], ids=["flat", "integers"]
+    ("logits", "says"),
+    [
+        (torch.zeros(64), "expected (B, K) or (B, L, K) with two classes at least"),
+        (torch.zeros(64, 1), "expected (B, K) or (B, L, K) with two classes at least"),
+        (torch.zeros(64, 5, dtype=torch.int64), "expected floating-point (B, K)"),
+    ],
+    ids=["flat", "one class", "integers"],
 )
-def test_a_network_whose_outputs_are_no_logits(logits):
+def test_a_network_whose_outputs_are_no_logits(logits, says):
     teacher = Fixed(logits).eval().requires_grad_(False)
-    assert (
-        "expected floating-point (B, K)"
-        in only(check(teacher, network(1), (INPUTS, TARGETS)), "teacher_fails").message
-    )
+    assert says in only(check(teacher, network(1), (INPUTS, TARGETS)), "teacher_fails").message

@@ -227,3 +227,35 @@ def test_with_taps_it_leaves_no_trace():
     check(**pair, objective=objective)
     assert [snapshot(each) for each in nets] == before
     assert not any(part._forward_hooks for net in nets for part in net.modules())
+
+
+class Terms(nn.Module):
+    """Gives terms made of the student's logits."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, student, teacher, batch):
+        return self.make(student.logits.sum())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda loss: {"a": loss, "b": 0.0}, "its term 'b' is 0.0 (float), expected a scalar tensor"),
+        (lambda loss: {"a": loss * torch.nan, "b": 0.0}, "its term 'b' is 0.0 (float)"),
+        (lambda loss: loss, "it returned Tensor, expected a dict of scalar tensors"),
+        (lambda loss: {}, "it returned no terms, expected at least one"),
+    ],
+)
+def test_terms_are_asked_for_as_they_are_in_training(make, says):
+    found = check(right_teacher(), network(), (INPUTS, TARGETS), objective=Terms(make))
+    (failed,) = [finding for finding in found if finding.code == "objective_fails"]
+    assert says in failed.message
+
+
+def test_a_mask_that_is_a_list_is_a_finding():
+    found = check(right_teacher(), network(), (INPUTS, TARGETS, [True] * len(TARGETS)))
+    (invalid,) = [finding for finding in found if finding.code == "mask_invalid"]
+    assert "mask: got list, expected torch.bool of" in invalid.message

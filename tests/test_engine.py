@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW
 
-from kdrepro import Batches, Supervised
+from kdrepro import Batches, HintonKD, Supervised, fit
 from kdrepro.data.batches import Jitter
 from kdrepro.models.mlp import max_norm_
+from kdrepro.teacher import FrozenTeacher, mean_of_softened
 from kdrepro.types import Batch, Outputs
 
 
@@ -218,3 +219,117 @@ def test_other_optimizers_work_as_they_are():
         cross_entropy(by_hand(part.inputs), part.targets).backward()
         optimizer.step()
     torch.testing.assert_close(student.state_dict(), by_hand.state_dict())
+
+
+class Viewing(nn.Module):
+    """Flattens as the classic LeNet does, which a tensor with its channels last refuses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, inputs):
+        seen = self.conv(inputs).relu()
+        return self.head(seen.view(len(inputs), -1))
+
+
+class Volumes(Viewing):
+    """Holds a weight of five dimensions, which has no such order."""
+
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Conv3d(1, 1, 3)
+
+    def forward(self, inputs):
+        return super().forward(inputs) + 0 * self.extra(inputs[:, :, None].expand(-1, -1, 3, -1, -1)).mean()
+
+
+@pytest.mark.parametrize("make", [Viewing, Volumes])
+def test_a_net_that_wants_its_channels_first_trains_as_by_hand(make):
+    inputs, targets = torch.randn(8, 1, 6, 6), torch.randint(3, (8,))
+    student, by_hand = make(), make()
+    optimizer = SGD(by_hand.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        cross_entropy(by_hand(inputs), targets).backward()
+        optimizer.step()
+    fit(
+        student,
+        Supervised(),
+        Batches(inputs, targets, batch_size=8, seed=0),
+        optimizer=lambda parameters: SGD(parameters, lr=0.1),
+        epochs=3,
+        device="cpu",
+        precision="fp32",
+    )
+    for name, value in student.state_dict().items():
+        torch.testing.assert_close(value, by_hand.state_dict()[name], msg=name)
+    assert student(inputs).shape == (8, 3)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_weights_come_back_in_the_order_in_memory_that_they_had(fails):
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+    orders = []
+
+    def after_step(net):
+        orders.append(net[0].weight.is_contiguous())
+        if fails:
+            raise KeyboardInterrupt
+
+    def run():
+        fit(
+            student,
+            Supervised(),
+            Batches(torch.randn(8, 2, 6, 6), torch.randint(3, (8,)), batch_size=8, seed=0),
+            optimizer=lambda parameters: SGD(parameters, lr=0.1),
+            epochs=1,
+            device="cpu",
+            precision="fp32",
+            after_step=after_step,
+        )
+
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    else:
+        run()
+    assert orders == [False]
+    assert all(value.is_contiguous() for value in student.state_dict().values())
+
+
+class Annealed(HintonKD):
+    """Falls from temperature 8 to 1 in the second epoch, and notes what an ensemble says."""
+
+    def __init__(self):
+        super().__init__(temperature=8.0, soft_weight=1.0)
+        self.told = []
+
+    def start_epoch(self, epoch):
+        self.temperature = 8.0 if epoch == 0 else 1.0
+
+    def forward(self, student, teacher, batch):
+        if torch.is_grad_enabled():
+            self.told.append((self.temperature, batch.inputs, teacher.logits))
+        return super().forward(student, teacher, batch)
+
+
+def test_an_ensemble_is_averaged_at_the_temperature_of_the_epoch():
+    teachers = [network(seed, classes=3).eval() for seed in (1, 2)]
+    objective = Annealed()
+    fit(
+        network(3, classes=3),
+        objective,
+        Batches(5 * torch.randn(8, 4), torch.randint(3, (8,)), batch_size=8, seed=0),
+        optimizer=lambda parameters: SGD(parameters, lr=0.1),
+        epochs=2,
+        teacher=FrozenTeacher(teachers),
+        device="cpu",
+        precision="fp32",
+    )
+    assert [temperature for temperature, *_ in objective.told] == [8.0, 1.0]
+    for temperature, inputs, logits in objective.told:
+        expected = mean_of_softened([each(inputs) for each in teachers], temperature=temperature)
+        torch.testing.assert_close(logits, expected.detach())

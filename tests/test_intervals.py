@@ -81,3 +81,8 @@ def test_nothing_is_enough_at_no_distance():
     assert enough([1.0, 2.0], distance=0.0) is None
     assert enough([1.0], distance=1.0) is None
     assert enough([0.0, 1e9], distance=1e-9) is None
+
+
+def test_values_that_are_all_the_same_have_no_spread():
+    # 0.05 is no sum of powers of two, and neither is its mean.
+    assert mean_interval([0.05] * 3) == (0.05, 0.05, 0.05)

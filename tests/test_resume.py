@@ -320,3 +320,36 @@ def test_a_run_killed_ten_times_leaves_the_row_and_the_weights_of_an_undisturbed
         assert (row.run, row.metrics, row.curves) == (expected.run, expected.metrics, expected.curves)
         assert row.config == expected.config
         assert (folder / "weights" / f"{row.run}.safetensors").read_bytes() == weights
+
+
+class Hidden(nn.Module):
+    """An objective whose repr shows none of its settings, as most are."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = self.start = weight
+
+    def start_epoch(self, epoch: int) -> None:
+        self.weight = self.start / (1 + epoch)
+
+    def forward(self, student, teacher, batch):
+        return {"hard": self.weight * nn.functional.cross_entropy(student.logits, batch.targets)}
+
+
+def test_settings_that_an_objective_does_not_show_and_late_labels_count_too(tmp_path):
+    file = tmp_path / "state.pt"
+    objective = Hidden(0.5)
+    train(file, objective=objective)
+    # One that has trained has another weight now, and is the same objective.
+    assert objective.weight != 0.5
+    train(file, objective=objective)
+    train(file, objective=Hidden(0.5))
+    with pytest.raises(ValueError, match="was written by another run"):
+        train(file, objective=Hidden(0.9))
+    inputs, targets = torch.cat([IMAGES] * 3), torch.cat([TARGETS] * 3)
+    late = targets.clone()
+    late[-1] = (late[-1] + 1) % 5
+    more = {"inputs": inputs, "objective": Hidden(0.1)}
+    train(tmp_path / "long.pt", targets=targets, **more)
+    with pytest.raises(ValueError, match="was written by another run"):
+        train(tmp_path / "long.pt", targets=late, **more)

@@ -178,3 +178,17 @@ def test_a_copy_and_shared_layers_without_state_are_fine():
     teacher[2] = rectifier
     frozen = FrozenTeacher(teacher)
     frozen.check_apart(student=copy.deepcopy(teacher), objective=nn.Sequential(nn.Linear(4, 5), rectifier))
+
+
+def test_a_slice_of_the_teachers_weights_is_shared_memory_too():
+    teacher, student = nn.Linear(4, 6), nn.Linear(4, 3)
+    student.weight.data = teacher.weight.data[3:]
+    with pytest.raises(ValueError, match="student: got a parameter 'weight' that the teacher holds too"):
+        FrozenTeacher(teacher).check_apart(student=student)
+
+
+def test_two_parts_of_one_flat_memory_are_apart():
+    flat = torch.randn(24)
+    teacher, student = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False)
+    teacher.weight.data, student.weight.data = flat[:12].view(3, 4), flat[12:].view(3, 4)
+    FrozenTeacher(teacher).check_apart(student=student)

@@ -151,3 +151,18 @@ def test_features_of_samples_that_count_stay_bit_for_bit_in_their_layout(layout)
     assert torch.equal(counted.features["map"][::2], feature[::2])
     assert counted.features["map"][1].count_nonzero() == 0
     assert counted.features["words"].all()
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 3, 1)])
+def test_one_logit_for_an_example_is_no_choice_between_classes(shape):
+    with pytest.raises(
+        ValueError, match=r"student: its logits have shape .*, expected .* two classes at least"
+    ):
+        as_outputs(torch.randn(shape), side="student")
+    with pytest.raises(ValueError, match=r"student: its logits"):
+        as_outputs(Outputs(torch.randn(shape)), side="student")
+
+
+def test_a_mask_that_is_no_tensor_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"mask: got list, expected a tensor of torch.bool"):
+        Supervised()(Outputs(LOGITS), None, Batch(LOGITS, torch.tensor([0, 1]), [True, False]))

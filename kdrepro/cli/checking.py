@@ -20,9 +20,13 @@ def check(
     student: Annotated[str, typer.Argument(help="module:callable that returns the student.")],
     batch: Annotated[
         str | None,
-        typer.Option(help="module:callable that returns (inputs, targets); default: random images."),
+        typer.Option(
+            help="module:callable that returns (inputs, targets) or a kdrepro.Batch; default: random images."
+        ),
     ] = None,
-    image_size: Annotated[int, typer.Option(help="Height and width of the random images.")] = 32,
+    image_size: Annotated[
+        int | None, typer.Option(help="Height and width of the random images; default: 32.")
+    ] = None,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -35,16 +39,19 @@ def check(
 
     from kdrepro.doctor import check as look_over
     from kdrepro.doctor import format_findings
+    from kdrepro.types import Batch
 
     sys.path.insert(0, "")
     nets = {"teacher": _made("teacher", teacher), "student": _made("student", student)}
+    if batch and image_size is not None:
+        raise ValueError(
+            "image_size: got it with a batch, expected one of the two: it is of the random images"
+        )
     if batch:
         given = _made("batch", batch)
     else:
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(
-            8, 3, checks.whole("image_size", image_size, least=1), image_size, generator=generator
-        )
+        size = checks.whole("image_size", 32 if image_size is None else image_size, least=1)
+        inputs = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
         given = (inputs, torch.zeros(8, dtype=torch.int64))
         typer.echo("No --batch given: random images, so whether the teacher knows anything is not asked.")
     findings = look_over(nets["teacher"], nets["student"], given)
@@ -54,7 +61,8 @@ def check(
     if pairs:
         from kdrepro.layer_pairs import format_pairs, suggest_pairs
 
-        typer.echo(format_pairs(suggest_pairs(nets["teacher"], nets["student"], given[0])))
+        seen = given.inputs if isinstance(given, Batch) else given[0]
+        typer.echo(format_pairs(suggest_pairs(nets["teacher"], nets["student"], seen)))
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 

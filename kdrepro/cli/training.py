@@ -116,7 +116,9 @@ def run(
         raise ValueError(
             f"protocol: got {protocol!r} with --record, expected reduced or paper: others are not recorded"
         )
-    if record and (runner.dirty or runner.commit is None):
+    if record and runner.commit is None:
+        raise ValueError("--record: the package is not in a git repository, so its rows could name no commit")
+    if record and runner.dirty:
         raise ValueError("--record: the package's sources differ from the last commit; commit them first")
     plan = runner.plan(wanted, seeds_from(seeds) if seeds is not None else None)
     used = " and ".join(sorted({runner.settings(name)["precision"] for name, _ in plan}))

@@ -31,6 +31,8 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return mean(values)
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask: got {type(mask).__name__}, expected a tensor of torch.bool")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: got {mask.dtype}, expected torch.bool (True where a position counts)")
     if mask.shape != values.shape:

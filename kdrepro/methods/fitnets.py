@@ -58,6 +58,11 @@ class HintStage(nn.Module):
 
     def __init__(self, regressor: nn.Module, *, student_tap: str, teacher_tap: str) -> None:
         super().__init__()
+        if not isinstance(regressor, nn.Module):
+            raise TypeError(
+                f"regressor: got {type(regressor).__name__}, expected a module, such as kdrepro.regressor(...) or "
+                "pair.make_regressor()"
+            )
         self.regressor = regressor
         self.student_tap, self.teacher_tap = student_tap, teacher_tap
 
@@ -152,6 +157,10 @@ class JointFitNet(nn.Module):
 
     def __init__(self, hints: HintStage, objective: nn.Module, *, hint_weight: float) -> None:
         super().__init__()
+        if not isinstance(hints, HintStage):
+            raise TypeError(
+                f"hints: got {type(hints).__name__}, expected a HintStage; the objective comes second"
+            )
         self.hints, self.objective = hints, objective
         self.hint_weight = checks.positive("hint_weight", hint_weight)
 

@@ -206,3 +206,12 @@ def test_a_hint_inside_a_hint_is_refused_rather_than_lost():
     outputs = Outputs(torch.zeros(2, 5), {"s": torch.ones(2, 3), "t": torch.zeros(2, 3)})
     with pytest.raises(ValueError, match="objective: got JointFitNet, which has a term named 'hint' itself"):
         nested(outputs, outputs, Batch(torch.zeros(2), torch.tensor([0, 1])))
+
+
+def test_what_is_no_module_or_no_hint_stage_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"regressor: got str, expected a module, such as .*make_regressor"):
+        HintStage("nn.Conv2d(3, 4, 1)", student_tap="a", teacher_tap="b")
+    with pytest.raises(
+        TypeError, match="hints: got Supervised, expected a HintStage; the objective comes second"
+    ):
+        JointFitNet(Supervised(), hints(), hint_weight=1.0)
