@@ -28,6 +28,17 @@ from kdrepro.translation import TranslationTest
 _MOST_CACHED = 8 * 2**30
 
 
+def some_pairs(count: int, wanted: int) -> range:
+    """Every so manieth of `count` pairs, so that they are about `wanted`: Seq-Inter takes these.
+
+    The first half of a file need not be like the second.
+
+    >>> some_pairs(29_000, 14_500)[:3], len(some_pairs(100, 1_000))
+    (range(0, 6, 2), 100)
+    """
+    return range(0, count, max(1, round(count / wanted)))
+
+
 class TranslatorTraining:
     """The text, the net and the teacher of one run.
 
@@ -84,9 +95,7 @@ class TranslatorTraining:
 
     def _some(self) -> Sequence[int]:
         """Return which pairs Seq-Inter takes."""
-        count = len(self.text.sources)
-        # Every second pair, say: the first half of a file need not be like the second.
-        return range(0, count, max(1, round(count / self.settings["interpolation_sentences"])))
+        return some_pairs(len(self.text.sources), self.settings["interpolation_sentences"])
 
     def _compare(self, places: Sequence[int], found: Sequence[Hypothesis]) -> None:
         """Note how near a text to train on comes to the references: how much of it the same, and its BLEU.

@@ -94,7 +94,7 @@ def first_stage(**changes) -> tuple[nn.Sequential, HintStage, nn.Sequential, dic
     "optimizer",
     [
         lambda parameters: RMSprop(parameters, lr=0.003),
-        # Decay and momentum would move even what has no gradient of its own, if it had one of 0.
+        # Decay would move even what has no gradient of its own, if it had one of 0.
         lambda parameters: SGD(parameters, lr=0.003, momentum=0.9, weight_decay=0.1),
     ],
 )
