@@ -79,8 +79,7 @@ def signature(
         "examples": data.examples,
         "precision": step.precision,
         "objective": repr(step.objective),
-        # Which a module's repr need not show.
-        "settings": [_described(part, vars(part)) for part in step.objective.modules()],
+        "settings": [_settings(part) for part in step.objective.modules()],
         # Its state would be loaded over the settings asked for: another learning rate would go unnoticed.
         "optimizer": " ".join(repr(optimizer).split()),
         "schedule": _described(scheduler, scheduler.state_dict() if scheduler is not None else {}),
@@ -103,11 +102,19 @@ def _described(part: object, state: Mapping[str, Any]) -> str:
     numbers = {
         name: value
         for name, value in state.items()
-        if not name.startswith("_")
-        and name != "training"
-        and isinstance(value, int | float | str | list | tuple)
+        if not name.startswith("_") and isinstance(value, int | float | str | list)
     }
     return f"{type(part).__name__} {numbers}"
+
+
+def _settings(part: nn.Module) -> str:
+    """Name a part of an objective with what it was made with, which its repr need not show: no lists, which grow."""
+    kept = {
+        name: value
+        for name, value in vars(part).items()
+        if not isinstance(value, list) and name != "training"
+    }
+    return _described(part, kept)
 
 
 class State:
