@@ -14,7 +14,7 @@ from kdrepro.resume import History
 from kdrepro.row import PROTOCOLS
 
 if TYPE_CHECKING:
-    from kdrepro.runs import Run
+    from kdrepro.run import Run
 
 Key = tuple[str, int]
 

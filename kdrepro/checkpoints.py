@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 def _replace(file: Path, write: Callable[[Path], None]) -> None:
     """Write beside `file` and move into place: whatever happens in between, the last good one stays."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    # Not by the number of the process, which may be the same in two containers on one folder.
+    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         write(beside)
         with beside.open("rb+") as handle:
@@ -26,8 +29,8 @@ def _replace(file: Path, write: Callable[[Path], None]) -> None:
         raise OSError(
             error.errno, f"{file}: could not be written ({error}); what was there before is untouched"
         ) from error
-    except RuntimeError as error:
-        # torch.save reports a full disk as a RuntimeError of its zip writer.
+    except (RuntimeError, SafetensorError) as error:
+        # torch.save reports a full disk as a RuntimeError of its zip writer, safetensors as an error of its own.
         raise OSError(
             f"{file}: could not be written ({error}); what was there before is untouched"
         ) from error
@@ -89,4 +92,19 @@ def load_weights(module: nn.Module, file: Path) -> None:
     try:
         module.load_state_dict(load_file(file))
     except Exception as error:
-        raise ValueError(f"{file}: its weights do not load into {type(module).__name__} ({error})") from error
+        raise ValueError(
+            f"{file}: its weights do not load into {type(module).__name__} ({error}); delete it to train again"
+        ) from error
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """Return what `save_tensors` wrote beside the tensors; nothing where there is no such file."""
+    if not file.exists():
+        return {}
+    try:
+        with safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except Exception as error:
+        raise ValueError(
+            f"{file}: not a readable safetensors file ({error}); delete it to train again"
+        ) from error

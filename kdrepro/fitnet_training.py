@@ -22,7 +22,7 @@ from kdrepro.losses.features import hint_loss
 from kdrepro.methods.fitnets import FitNetKD, HintStage, regressor
 from kdrepro.models import maxout
 from kdrepro.resume import History
-from kdrepro.runs import Run
+from kdrepro.run import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs

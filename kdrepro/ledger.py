@@ -189,6 +189,17 @@ class Ledger:
                 return _read(file)
         return None
 
+    def problem(self, run: str) -> Problem | None:
+        """What stands where the row of a run id would be written and is none, or None."""
+        recipe, _, rest = run.partition(".")
+        file = self.folders[0] / recipe / f"{rest}.json"
+        try:
+            if file.exists():
+                _read(file)
+        except (ValueError, TypeError, OSError) as error:
+            return Problem(file, str(error))
+        return None
+
     def problems(self) -> list[Problem]:
         """The files that look like rows and are none, with the reason; they do not disturb the others."""
         return [entry for _, entry in self._scan() if isinstance(entry, Problem)]

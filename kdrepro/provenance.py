@@ -9,7 +9,9 @@ from pathlib import Path
 
 
 def source_state() -> tuple[str | None, bool]:
-    """Return the commit that the package runs from, and whether its sources differ from it; (None, False) without git.
+    """Return the commit that the package runs from, and whether its sources differ from it; (None, False) if installed.
+
+    In a clone that git does not answer about, the commit is None and the sources count as changed.
 
     Recorded rows do not count as sources: they come in while a recording goes on.
     """
@@ -24,8 +26,10 @@ def source_state() -> tuple[str | None, bool]:
         # An installed package may lie inside somebody else's repository.
         git("ls-files", "--error-unmatch", "__init__.py")
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", ":(exclude)results"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, False
+    except (OSError, subprocess.CalledProcessError) as error:
+        # 1: git knows nothing of this file. Else there is no repository, or no git, or one that trusts nobody here.
+        unknown = isinstance(error, subprocess.CalledProcessError) and error.returncode == 1
+        return None, not unknown and (folder.parent / ".git").exists()
 
 
 def versions() -> dict[str, str]:

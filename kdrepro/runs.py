@@ -6,127 +6,24 @@ run's net trains that first if its weights are not there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdrepro import checks, devices, metrics
+from kdrepro import checks, devices
 from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.checkpoints import load_weights, save_weights
-from kdrepro.engine import fit, predict
 from kdrepro.ledger import Ledger, user_folder
 from kdrepro.provenance import source_state, versions
-from kdrepro.resume import History
 from kdrepro.row import PROTOCOLS, SPLITS, Row, run_id
-from kdrepro.teacher import FrozenTeacher
-
-
-@dataclass(frozen=True)
-class Run:
-    """One arm, one seed, one protocol: what an arm's `train` is given."""
-
-    runner: Runner
-    name: str
-    arm: Arm
-    seed: int
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The settings of this run, as its row records them; `train` adds what it finds out, such as `train_size`."""
-        return self.runner.settings(self.name, self.arm)
-
-    @property
-    def precision(self) -> str:
-        """`fp32` or `bf16`: what this run trains in."""
-        return str(self.config["precision"])
-
-    @property
-    def id(self) -> str:
-        """The run's name in the ledger."""
-        return self.runner.run_id(self.name, self.seed)
-
-    @property
-    def data(self) -> Any:
-        """The arm's data set at this protocol and split."""
-        return self.runner.data(self.arm)
-
-    def build(self, seed: int | None = None) -> nn.Module:
-        """Return the arm's net with the initial weights of a seed (default: the run's own)."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed if seed is None else seed)
-            return self.runner.recipe.build(self.config)
-
-    def started(self) -> nn.Module:
-        """Return the net that this run goes on from, or the arm's with the initial weights of this seed."""
-        if not self.arm.start:
-            return self.build()
-        self.config["starts_from"] = self.runner.run_id(self.arm.start, self.seed)
-        return self._learned(self.arm.start, self.seed)
-
-    def teachers(self) -> list[nn.Module]:
-        """Return the trained nets that this arm needs, in order.
-
-        Raises `ValueError` for one whose row names other data than is here.
-        """
-        return [self._learned(name, seed) for name, seed in self.arm.needs(self.seed)]
-
-    def _learned(self, name: str, seed: int) -> nn.Module:
-        row = self.runner.ledger.get(self.runner.run_id(name, seed))
-        if row is not None and row.data["digest"] != self.data.digest:
-            raise ValueError(
-                f"{row.run}: was trained on {row.data['name']} with digest {row.data['digest']}, here it is "
-                f"{self.data.digest}; delete its row and weights, or set KDREPRO_RUNS to another folder"
-            )
-        return self.runner.trained(name, seed)
-
-    def measure(
-        self,
-        model: nn.Module | FrozenTeacher,
-        train: Any,
-        *,
-        teacher: nn.Module | FrozenTeacher | Tensor | None = None,
-    ) -> dict[str, float]:
-        """Measure a classifier on the test set, its accuracy on the `train` examples, its agreement with `teacher`.
-
-        Instead of the teacher its logits on the test set will do.
-        """
-        device, test = self.runner.device, self.data.test
-        logits = predict(model, test.inputs, device=device)
-        found = metrics.classification("test", logits, test.targets)
-        found["train_accuracy"] = metrics.accuracy(predict(model, train.inputs, device=device), train.targets)
-        if teacher is not None:
-            asked = teacher if isinstance(teacher, Tensor) else predict(teacher, test.inputs, device=device)
-            found["teacher_agreement"] = metrics.agreement(logits, asked)
-        return found
-
-    def fit(
-        self, student: nn.Module, objective: nn.Module, batches: Any, *, part: str = "", **options: Any
-    ) -> History:
-        """Call `kdrepro.fit` with this run's checkpoint, device, precision and label.
-
-        `part` names one of several trainings that make up the run; each has a checkpoint of its own.
-        """
-        return fit(
-            student,
-            objective,
-            batches,
-            checkpoint=self.runner.checkpoint(self.id, part),
-            device=self.runner.device,
-            precision=self.precision,
-            progress=" ".join([self.name, f"seed {self.seed}", *([part] if part else [])])
-            if self.runner.progress
-            else None,
-            **options,
-        )
+from kdrepro.run import Run, curves_digest
 
 
 class Runner:
@@ -201,7 +98,7 @@ class Runner:
         """List the runs to do, in order: those without a row, after those whose weights they lack.
 
         `names` defaults to all arms of this protocol, `seeds` to each arm's own number of them. Raises `ValueError`
-        for a wrong arm, or one that this protocol does not have.
+        for a wrong arm, or one that this protocol does not have, and for a file in a row's place that is none.
         """
         order: list[Key] = []
         there: set[Key] = set()
@@ -210,7 +107,9 @@ class Runner:
             if (name, seed) in there:
                 return
             for needed in self.recipe.arm(name).before(seed):
-                if not self.weights(*needed).exists():
+                # What is recorded rests on rows, not on weights that a withdrawn one has left.
+                gone = self.recording and self.ledger.get(self.run_id(*needed)) is None
+                if gone or not self.weights(*needed).exists():
                     add(*needed)
             order.append((name, seed))
             there.add((name, seed))
@@ -228,7 +127,11 @@ class Runner:
         for name in wanted:
             for seed in own_seeds if own_seeds is not None else range(self.recipe.arm(name).seeds):
                 checks.whole("seed", seed)
-                if self.ledger.get(self.run_id(name, seed)) is None:
+                run = self.run_id(name, seed)
+                if self.ledger.get(run) is None:
+                    # Its row could not be written in the end.
+                    if problem := self.ledger.problem(run):
+                        raise ValueError(f"{problem.file}: no row ({problem.message}); mend or delete it")
                     add(name, seed)
         return order
 
@@ -251,7 +154,12 @@ class Runner:
             if missing:
                 together = missing[:1]
             left = [key for key in left if key not in together]
-            yield from self._train(together)
+            # Another process on the same folder may have done some.
+            if together := [key for key in together if not self._done(*key)]:
+                yield from self._train(together)
+
+    def _done(self, name: str, seed: int) -> bool:
+        return self.weights(name, seed).exists() and self.ledger.get(self.run_id(name, seed)) is not None
 
     def _together(self, left: Sequence[Key]) -> list[Key]:
         """Return the first run of `left` and those that train in a cohort with it."""
@@ -290,8 +198,12 @@ class Runner:
     def _written(self, run: Run, result: Result, *, seconds: float, started: datetime) -> Row:
         """Save a run's weights, write its row, and remove its checkpoints."""
         needed = [self.run_id(*key) for key in run.arm.needs(run.seed)]
+        curves = {
+            key: [float(f"{value:.6g}") for value in curve] for key, curve in result.history.curves.items()
+        }
         if result.model is not None:
-            save_weights(result.model, self.weights(run.name, run.seed), metadata={"run": run.id})
+            origin = {"run": run.id, "curves": curves_digest(curves)}
+            save_weights(result.model, self.weights(run.name, run.seed), metadata=origin)
         parameters = result.parameters
         if parameters is None:
             parameters = sum(p.numel() for p in result.model.parameters()) if result.model is not None else 0
@@ -312,16 +224,15 @@ class Runner:
             dirty=self.dirty,
             data={"name": run.data.name, "digest": run.data.digest},
             started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            curves={
-                key: [float(f"{value:.6g}") for value in curve]
-                for key, curve in result.history.curves.items()
-            },
+            curves=curves,
             samples=result.samples,
         )
+        if self.ledger.get(row.run) is None:
+            # Another process may be the first.
+            with contextlib.suppress(FileExistsError):
+                self.ledger.write(row)
         kept = self.ledger.get(row.run)
-        if kept is None:
-            self.ledger.write(row)
-        elif kept.curves != row.curves:
+        if kept is not None and kept.curves != row.curves:
             self._came_out_otherwise(row)
         for file in [self.checkpoint(run.id), *self.work.glob(f"checkpoints/{run.id}+*.pt")]:
             file.unlink(missing_ok=True)

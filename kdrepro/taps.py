@@ -45,9 +45,10 @@ class Taps(nn.Module):
     Hooks are on the network only while a forward runs, whatever becomes of it, and the features belong to the
     caller alone: nothing here keeps them or their graph. Threads do not see one another's.
 
-    `torch.compile` may go around, `torch.compile(Taps(net, ...))`, or inside, `Taps(torch.compile(net), ...)`,
-    which compiles the network anew together with its hooks. DataParallel goes inside,
-    `Taps(DataParallel(net), ...)`: it cannot gather `Outputs`. DistributedDataParallel goes either way.
+    `torch.compile` may go around, `torch.compile(Taps(net, ...))`, or inside, `Taps(torch.compile(net),
+    ...)`, which compiles the network anew together with its hooks; torch 2.5 and older follow neither
+    everywhere. DataParallel goes inside, `Taps(DataParallel(net), ...)`: it cannot gather `Outputs`.
+    DistributedDataParallel goes either way.
 
     The network is `.module`, and `state_dict()` has its names with `module.` in front: save `taps.module` for
     weights that load without `Taps`.

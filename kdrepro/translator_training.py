@@ -21,7 +21,7 @@ from kdrepro.decode import Hypothesis
 from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
 from kdrepro.pruning import kept_shares, remaining_weights
 from kdrepro.resume import History
-from kdrepro.runs import Run
+from kdrepro.run import Run
 from kdrepro.translation import TranslationTest
 
 # In bytes. The captions take 7 GB in half precision.

@@ -9,7 +9,8 @@ from torch import nn
 
 from kdrepro.ledger import Ledger
 from kdrepro.recipes.fitnets import RECIPE, config
-from kdrepro.runs import Run, Runner
+from kdrepro.run import Run
+from kdrepro.runs import Runner
 
 DIGITS = ("teacher", "student_alone", "kd", "fitnet", "fitnet_joint", "fitnet_code")
 SOFT = {"kd", "fitnet", "fitnet_joint", "fitnet_code"}

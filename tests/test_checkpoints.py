@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from small_networks import network, snapshot
 
 from kdrepro import checkpoints
@@ -50,6 +50,7 @@ def fails(error: Exception):
             RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file"),
             None,
         ),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), None),
     ],
 )
 @pytest.mark.parametrize("kind", ["state", "weights"])

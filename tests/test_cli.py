@@ -286,6 +286,7 @@ def mistaken(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
             "student: torch.nn:__name__ is a str, expected",
         ),
         (["run", "hinton_kd", "--seeds", "3-"], "seeds: got '3-' in '3-', expected whole numbers"),
+        (["run", "hinton_kd", "--seeds", "0-4000000000"], "expected at most 10,000 seeds"),
         (["run", "hinton_kd", "--seeds", ""], "seeds: got '' in '', expected whole numbers"),
         (["run", "hinton_kd", "--arms", ""], "arm: got '', expected one of teacher, "),
         (["run", "fitnets", "--select"], "select: fitnets has no candidate settings to choose from"),
@@ -315,7 +316,7 @@ def test_a_mistake_has_its_traceback_where_it_is_asked_for(monkeypatch) -> None:
     ("state", "says"),
     [
         (("0" * 40, True), "the package's sources differ from the last commit"),
-        ((None, False), "the package is not in a git repository"),
+        ((None, False), "git names no commit of the package's sources"),
     ],
 )
 def test_nothing_is_recorded_from_sources_that_no_commit_has(state, says, monkeypatch, capsys) -> None:

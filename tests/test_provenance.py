@@ -58,6 +58,8 @@ def test_a_package_that_lies_in_somebody_elses_repository_has_no_commit(reposito
     assert provenance.source_state() == (None, False)
 
 
-def test_without_git_there_is_no_commit(repository, monkeypatch):
+def test_a_clone_of_which_git_says_nothing_counts_as_changed(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
+    assert provenance.source_state() == (None, True)
+    (repository / ".git").rename(repository / "kept")
     assert provenance.source_state() == (None, False)

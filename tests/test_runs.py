@@ -9,11 +9,14 @@ import pytest
 import torch
 from small_networks import batch, network
 
-from kdrepro import Batches, Supervised, runs
+from kdrepro import Batches, Supervised
+from kdrepro import run as module_of_runs
 from kdrepro.arms import Arm, Recipe, Result, candidates
+from kdrepro.checkpoints import save_weights
 from kdrepro.data.examples import DataSet, Examples
 from kdrepro.ledger import Ledger, Row
-from kdrepro.runs import Run, Runner
+from kdrepro.run import Run
+from kdrepro.runs import Runner
 
 SEEN: list[tuple[str, int]] = []
 
@@ -252,9 +255,9 @@ def test_an_arm_trains_in_its_own_precision_unless_another_is_asked_for(
     )
     where = {"ledger": Ledger(tmp_path), "work": tmp_path, "device": "cpu", "progress": False}
     used: list[str] = []
-    fit = runs.fit
+    fit = module_of_runs.fit
     monkeypatch.setattr(
-        runs, "fit", lambda *args, precision, **rest: used.append(precision) or fit(*args, **rest)
+        module_of_runs, "fit", lambda *args, precision, **rest: used.append(precision) or fit(*args, **rest)
     )
     (row,) = Runner(recipe, protocol="quick", precision=asked, **where).run([("first", 0)])
     assert (row.config["precision"], used) == (expected, [expected])
@@ -292,3 +295,47 @@ def test_progress_is_labelled_with_arm_and_seed(tmp_path, capsys):
     its = Runner(RECIPE, protocol="quick", ledger=Ledger(tmp_path), work=tmp_path, device="cpu")
     its.run([("first", 2)])
     assert capsys.readouterr().out.startswith("first seed 2: epoch 1/2 loss ")
+
+
+def test_what_is_recorded_learns_from_no_net_but_that_of_the_row(runner: Runner) -> None:
+    runner.run([("first", 0), ("first", 1)])
+    runner.recording = True
+    row = runner.ledger.get(runner.run_id("first", 0))
+    assert row is not None
+    # The row of another machine in its place, as after a pull.
+    runner.ledger.write(dataclasses.replace(row, curves={"loss": [9.0, 8.0]}), replace=True)
+    with pytest.raises(
+        ValueError, match=r"first.s0.safetensors: these weights are of another training than its row"
+    ):
+        runner.run(runner.plan(["mean"]))
+    runner.ledger.write(row, replace=True)
+    assert [row.arm for row in runner.run(runner.plan(["mean"]))] == ["mean"]
+    # A row that was withdrawn: its weights are no teacher.
+    (runner.ledger.folders[0] / "made_up" / "quick.first.s0.json").unlink()
+    assert runner.plan(["second"], [1]) == [("first", 0), ("second", 1)]
+
+
+def test_weights_from_before_they_said_where_they_are_from_still_teach(runner: Runner) -> None:
+    runner.run([("first", 0)])
+    save_weights(
+        runner.trained("first", 0), runner.weights("first", 0), metadata={"run": "made_up.quick.first.s0"}
+    )
+    runner.run([("first", 1)])
+    runner.recording = True
+    assert len(runner.run(runner.plan(["mean"]))) == 1
+
+
+def test_a_file_in_a_rows_place_that_is_none_is_said_before_anything_is_trained(runner: Runner) -> None:
+    file = runner.ledger.folders[0] / "made_up" / "quick.first.s1.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"schema": 2}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"first.s1.json: no row \(.*schema.*\); mend or delete it"):
+        runner.plan(["first"])
+    assert SEEN == []
+
+
+def test_what_another_process_has_done_meanwhile_is_not_done_again(runner: Runner) -> None:
+    plan = runner.plan(["first"])
+    runner.run(runner.plan(["first"], [1]))
+    assert [row.seed for row in runner.run(plan)] == [0, 2]
+    assert SEEN == [("first", 1), ("first", 0), ("first", 2)]

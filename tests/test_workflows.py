@@ -30,6 +30,7 @@ SHELL_WORDS = {
     "set",
     "mkdir",
     "cp",
+    "test",
     "for",
     "done",
     "if",

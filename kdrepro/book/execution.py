@@ -133,7 +133,8 @@ def _chapter(
 ) -> ChapterResult:
     good, attempt = executed(folder, name), failed(folder, name)
     why, note = _stale(good, now)
-    if not why and attempt.exists():
+    # A note says that what is there is of a larger protocol, and stays.
+    if not why and not note and attempt.exists():
         why = "the last attempt failed"
     if not why and force:
         why = "forced"

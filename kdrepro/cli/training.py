@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kdrepro.arms import Recipe
     from kdrepro.data.parallel import EncodedText
 
+# A slip of the finger in a range would fill the memory before anything is looked at.
+_MOST_SEEDS = 10_000
+
 
 def seeds_from(text: str) -> list[int]:
     """Read `0-4,7` as [0, 1, 2, 3, 4, 7]; raises `ValueError` naming the part that is wrong.
@@ -33,6 +36,8 @@ def seeds_from(text: str) -> list[int]:
         low, high = int(first), int(last or first)
         if high < low:
             raise ValueError(f"seeds: got the range {part!r}, expected its end not below its start")
+        if high - low >= _MOST_SEEDS:
+            raise ValueError(f"seeds: got the range {part!r}, expected at most {_MOST_SEEDS:,} seeds")
         found += range(low, high + 1)
     return list(dict.fromkeys(found))
 
@@ -117,7 +122,9 @@ def run(
             f"protocol: got {protocol!r} with --record, expected reduced or paper: others are not recorded"
         )
     if record and runner.commit is None:
-        raise ValueError("--record: the package is not in a git repository, so its rows could name no commit")
+        raise ValueError(
+            "--record: git names no commit of the package's sources, and a row must: run it in a clone, as its owner"
+        )
     if record and runner.dirty:
         raise ValueError("--record: the package's sources differ from the last commit; commit them first")
     plan = runner.plan(wanted, seeds_from(seeds) if seeds is not None else None)

@@ -8,6 +8,7 @@ import lzma
 import os
 import re
 import tarfile
+import uuid
 import zlib
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _copy(root: Path) -> DataSet:
 def _fetched(file: Path) -> dict[str, bytes]:
     from torchvision.datasets.utils import download_url
 
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         download_url(_ARCHIVE, str(file.parent), filename=beside.name)
         pictures = _pictures(beside)

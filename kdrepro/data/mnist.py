@@ -50,6 +50,12 @@ def _full(root: Path) -> DataSet:
                 f"mnist: could not be downloaded into {root} ({error}); put the four IDX files into {raw}, "
                 "or point KDREPRO_DATA at a folder that holds MNIST/raw"
             ) from error
+    if missing := [file for file in _FILES if not (raw / file).exists()]:
+        # Of the packed files of an old torchvision it takes those that are there for all of it.
+        raise RuntimeError(
+            f"mnist: {raw} has no {missing[0]}, and what else is in {root / 'MNIST'} kept it from being downloaded; "
+            "put the four IDX files there, or remove that folder"
+        )
     content = {file: _checked(raw / file, digest) for file, digest in _FILES.items()}
     combined = hashlib.sha256("".join(_FILES.values()).encode()).hexdigest()
     return DataSet(

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import urllib.request
+import uuid
 import zlib
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def _lines(where: Path, name: str) -> list[str]:
 
 
 def _fetched(name: str, file: Path) -> bytes:
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with urllib.request.urlopen(f"{_ADDRESS}/{file.name}", timeout=60) as response:
             packed: bytes = response.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,7 +148,11 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
     kept = {place for part in held_out for place in part}
     train = [pair for place, pair in enumerate(pairs) if place not in kept]
     digest = hashlib.sha256("\0".join("\n".join(side) for side in (sources, targets)).encode()).hexdigest()
-    name = f"{Path(source_file).name} and {Path(target_file).name}"
+    # Names of files are bytes, and not all are UTF-8; a row's are.
+    source, target = (
+        os.fsencode(Path(file).name).decode("utf-8", "replace") for file in (source_file, target_file)
+    )
+    name = f"{source} and {target}"
     return ParallelText(name, f"sha256:{digest[:16]}", train, valid, test)
 
 
@@ -193,7 +198,7 @@ def write_lines(file: str | os.PathLike[str], lines: Sequence[str]) -> None:
     """Write one sentence a line, UTF-8, the file whole or not at all."""
     place = Path(file)
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as stream:
             stream.writelines(f"{line}\n" for line in lines)

@@ -36,7 +36,7 @@ from kdrepro.methods.hinton_kd import HintonKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.row import PROTOCOLS
-from kdrepro.runs import Run
+from kdrepro.run import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
 

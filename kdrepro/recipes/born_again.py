@@ -43,7 +43,7 @@ from kdrepro.methods.supervised import Supervised
 from kdrepro.models.densenet import DenseNet
 from kdrepro.models.mlp import MLP
 from kdrepro.models.wide_resnet import WideResNet
-from kdrepro.runs import Run
+from kdrepro.run import Run
 from kdrepro.teacher import FrozenTeacher
 
 _PICTURES: dict[str, Any] = {

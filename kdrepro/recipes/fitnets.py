@@ -26,7 +26,7 @@ from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.methods.fitnets import JointFitNet
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
-from kdrepro.runs import Run
+from kdrepro.run import Run
 
 # Appendix A.2: 50,000 digits to train on and 10,000 to stop by, both stages alike. The constraint on the weights and
 # the optimiser's constants are in the authors' configuration file only.

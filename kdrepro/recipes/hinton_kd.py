@@ -33,7 +33,7 @@ from kdrepro.engine import predict
 from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.mlp import MLP, max_norm_
-from kdrepro.runs import Run
+from kdrepro.run import Run
 from kdrepro.teacher import FrozenTeacher
 
 TEMPERATURES = (1, 2, 2.5, 3, 4, 6, 8, 10, 14, 20, 30)

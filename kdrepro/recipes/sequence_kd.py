@@ -25,7 +25,7 @@ from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.pruning import prune_
 from kdrepro.resume import History
 from kdrepro.row import PROTOCOLS
-from kdrepro.runs import Run
+from kdrepro.run import Run
 from kdrepro.translator_training import TranslatorTraining
 
 TEACHERS = 5

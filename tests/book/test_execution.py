@@ -129,6 +129,16 @@ def test_a_demonstration_sees_and_leaves_no_rows_of_the_user(
 # -- failures
 
 
+def test_nor_does_it_after_a_larger_one_that_failed(root: Path) -> None:
+    write_chapter(root, "one", "assert seeds != 9", "print(protocol)")
+    execute(root, protocol="paper")
+    (failed_one,) = execute(root, protocol="paper", seeds=9)
+    assert failed_one.status == "failed"
+    (again,) = execute(root)
+    assert str(again) == "up to date (executed at protocol paper)"
+    assert outputs(executed(root)).split() == ["paper"]
+
+
 def test_a_failed_chapter_keeps_its_last_good_results_and_stops_no_other(root: Path) -> None:
     write_chapter(root, "two", "print('two')")
     write_toc(root, "one", "two")

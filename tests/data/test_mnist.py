@@ -144,6 +144,17 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
         assert fragment in str(caught.value)
 
 
+def test_packed_files_of_an_old_torchvision_are_no_download(tmp_path):
+    old = tmp_path / "MNIST" / "processed"
+    old.mkdir(parents=True)
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)), old / name)
+    with pytest.raises(
+        RuntimeError, match=r"mnist: .*raw has no .*ubyte.*put the four IDX files there, or remove"
+    ):
+        mnist.load("mnist", root=tmp_path)
+
+
 def test_the_published_checksums_are_torchvisions():
     # Of the packed files; what they unpack to is compared where the files are at hand.
     packed = dict(torchvision.datasets.MNIST.resources)

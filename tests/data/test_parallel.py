@@ -1,6 +1,7 @@
 """Any two files as training, validation and test pairs, and what is said about files that are none."""
 
 import hashlib
+import os
 import unicodedata
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def test_the_pairs_are_those_of_the_lines(tmp_path):
     assert text.train == sorted(text.train, key=lambda pair: ENGLISH.index(pair[0]))
     assert text.name == "a.en and a.de"
     assert not text.further
+
+
+def test_the_name_of_a_file_need_not_be_utf_8(tmp_path):
+    english, german = written(tmp_path, ENGLISH, GERMAN)
+    other = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.en")
+    os.rename(english, other)
+    text = read_parallel(other, german)
+    assert text.name == "caf\ufffd.en and a.de"
+    text.name.encode("utf-8")
 
 
 def test_which_are_held_out_depends_on_the_sources_alone(tmp_path):

@@ -11,7 +11,8 @@ from kdrepro import metrics, predict
 from kdrepro.ledger import Row
 from kdrepro.recipes import born_again
 from kdrepro.recipes.born_again import RECIPE
-from kdrepro.runs import Run, Runner
+from kdrepro.run import Run
+from kdrepro.runs import Runner
 
 TAUGHT = {*GENERATIONS[1:], "few_ban_l", "few_cwtm", "few_dkpp"}
 FIRST_LAYER = "layers.0.weight"

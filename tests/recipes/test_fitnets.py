@@ -26,7 +26,8 @@ from kdrepro.ledger import Row
 from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet
 from kdrepro.models import maxout
 from kdrepro.recipes.fitnets import RECIPE
-from kdrepro.runs import Run, Runner
+from kdrepro.run import Run
+from kdrepro.runs import Runner
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.models import maxout
 from kdrepro.recipes import fitnets
 from kdrepro.recipes.fitnets import RECIPE, config
-from kdrepro.runs import Run
+from kdrepro.run import Run
 
 # The arms, and what the claims say of them.
 

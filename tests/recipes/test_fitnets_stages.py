@@ -12,7 +12,8 @@ from torch import Tensor
 from kdrepro import engine, fitnet_training
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.recipes.fitnets import RECIPE, config
-from kdrepro.runs import Run, Runner
+from kdrepro.run import Run
+from kdrepro.runs import Runner
 
 LONGER = {
     "shorter": 125,

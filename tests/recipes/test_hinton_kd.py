@@ -162,7 +162,7 @@ def test_the_ensemble_is_the_mean_of_its_members_probabilities(done, rows):
 
 
 def initial_weights(its: Runner, name: str, seed: int) -> dict[str, torch.Tensor]:
-    from kdrepro.runs import Run
+    from kdrepro.run import Run
 
     return Run(its, name, RECIPE.arm(name), seed).build().state_dict()
 

@@ -17,7 +17,8 @@ from kdrepro.ledger import Ledger, Row
 from kdrepro.methods.sequence_kd import closest_to_reference
 from kdrepro.recipes import sequence_kd
 from kdrepro.recipes.sequence_kd import RECIPE, config
-from kdrepro.runs import Run, Runner
+from kdrepro.run import Run
+from kdrepro.runs import Runner
 from kdrepro.translator_training import TranslatorTraining
 
 FINE = {"teacher_inter", "inter", "word_inter", "seq_inter", "seq_word_inter"}
