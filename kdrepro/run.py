@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from kdrepro.runs import Runner
 
 
-def curves_digest(curves: Mapping[str, Sequence[float]]) -> str:
-    """Return 16 digits that say which training curves are from: weights carry those of the run that left them."""
-    return hashlib.sha256(json.dumps(curves, sort_keys=True).encode()).hexdigest()[:16]
+def origin_of(run: str, curves: Mapping[str, Sequence[float]]) -> str:
+    """Return what weights say of where they are from: the run, and 16 digits that no other training of it has."""
+    return f"{run} {hashlib.sha256(json.dumps(curves, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Run:
     def _check_weights(self, name: str, seed: int, row: Row | None) -> None:
         """Raise unless the weights of a net to learn from are those of its row."""
         file = self.runner.weights(name, seed)
-        left_by = metadata_of(file).get("curves")
-        if row is None or left_by not in (None, curves_digest(row.curves)):
+        # Older weights say no more than the run.
+        if row is None or metadata_of(file).get("run") not in (None, row.run, origin_of(row.run, row.curves)):
             why = "have no row" if row is None else "are of another training than its row"
             raise ValueError(f"{file}: these weights {why}; delete them, and the run is trained again")
 

@@ -23,7 +23,7 @@ from kdrepro.checkpoints import load_weights, save_weights
 from kdrepro.ledger import Ledger, user_folder
 from kdrepro.provenance import source_state, versions
 from kdrepro.row import PROTOCOLS, SPLITS, Row, run_id
-from kdrepro.run import Run, curves_digest
+from kdrepro.run import Run, origin_of
 
 
 class Runner:
@@ -202,7 +202,8 @@ class Runner:
             key: [float(f"{value:.6g}") for value in curve] for key, curve in result.history.curves.items()
         }
         if result.model is not None:
-            origin = {"run": run.id, "curves": curves_digest(curves)}
+            # One entry: safetensors writes several in any order, and the same net is to give the same file.
+            origin = {"run": origin_of(run.id, curves)}
             save_weights(result.model, self.weights(run.name, run.seed), metadata=origin)
         parameters = result.parameters
         if parameters is None:
