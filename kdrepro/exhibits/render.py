@@ -54,13 +54,14 @@ def verdict_span(verdict: str) -> str:
 
 
 def typeset(text: str) -> str:
-    """Numbers as print has them: a minus that is no hyphen, and no line break before a per cent or after a ±.
+    """Numbers as print has them: a minus that is no hyphen, and no line break before a per cent, after a ± or in (1 run).
 
     >>> typeset("-0.5 (-1 to 0.1) %, T-20, 784-800"), typeset("3 ± 1")
     ('−0.5 (−1 to 0.1)\\xa0%, T-20, 784-800', '3 ±\\xa01')
     """
     text = re.sub(r"(?<![\w.)-])-(?=[\d∞])|(?<=\d )-(?= \d)", "−", text)
-    return re.sub(r"(?<=[\d)]) %", "\u00a0%", text).replace("± ", "±\u00a0")
+    text = re.sub(r"(?<=[\d)]) %", "\u00a0%", text).replace("± ", "±\u00a0")
+    return re.sub(r"(?<=\(\d) (?=runs?\))", "\u00a0", text)
 
 
 def _text(value: object) -> str:
