@@ -54,7 +54,7 @@ def verdict_span(verdict: str) -> str:
 
 
 def typeset(text: str) -> str:
-    """Numbers as print has them: a minus that is no hyphen, and no line break before a per cent, after a ± or in (1 run).
+    """Numbers as print has them: a minus that is no hyphen, no line break before a per cent, after a ± or in (1 run).
 
     >>> typeset("-0.5 (-1 to 0.1) %, T-20, 784-800"), typeset("3 ± 1")
     ('−0.5 (−1 to 0.1)\\xa0%, T-20, 784-800', '3 ±\\xa01')
