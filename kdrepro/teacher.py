@@ -142,7 +142,8 @@ class FrozenTeacher:
                 if id(module) in own:
                     raise ValueError(f"{name}: got a submodule {path!r} that the teacher holds too, {advice}")
             for path, value in other.named_parameters():
-                if any(_overlap(_place(value), weight) for weight in weights):
+                place = _place(value)
+                if any(_overlap(place, weight) for weight in weights):
                     raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {advice}")
 
 

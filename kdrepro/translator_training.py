@@ -29,7 +29,7 @@ _MOST_CACHED = 8 * 2**30
 
 
 def some_pairs(count: int, wanted: int) -> range:
-    """Every so manieth of `count` pairs, so that they are about `wanted`: Seq-Inter takes these.
+    """Return which of `count` pairs Seq-Inter takes: evenly spaced, so that they are about `wanted`.
 
     The first half of a file need not be like the second.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import mistaken, said
 from recorded_rows import make_row, write_ledger
 from typer.testing import CliRunner
 
@@ -17,12 +18,6 @@ from kdrepro.data import cifar, cmudict, mnist, multi30k
 from kdrepro.data.examples import DataSet, Examples
 from kdrepro.data.parallel import ParallelText
 from kdrepro.ledger import Ledger
-
-
-def said(*words: str) -> str:
-    result = CliRunner().invoke(cli.app, list(words))
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.mark.parametrize(
@@ -151,55 +146,6 @@ def test_data_says_what_pairs_there_are(monkeypatch) -> None:
     )
 
 
-def test_check_finds_a_student_with_other_classes(tmp_path, monkeypatch) -> None:
-    lines = "from torchvision.models import resnet18\ndef ten():\n    return resnet18(num_classes=10)\n"
-    (tmp_path / "small_nets.py").write_text(lines, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    result = CliRunner().invoke(cli.app, ["check", "torchvision.models:resnet18", "small_nets:ten"])
-    assert result.exit_code == 1
-    assert "error" in result.output
-    assert "1000" in result.output
-
-
-def test_check_of_networks_that_fit_ends_well(tmp_path, monkeypatch) -> None:
-    lines = (
-        "import torch\nfrom torch import nn\n"
-        "def small():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()\n"
-        "def batch():\n    return torch.randn(6, 3, 2, 2), torch.arange(6) % 3\n"
-    )
-    (tmp_path / "fitting_nets.py").write_text(lines, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    nets = ["fitting_nets:small", "fitting_nets:small"]
-    assert "error" not in said("check", *nets, "--image-size", "2")
-    assert "No --batch given" not in said("check", *nets, "--batch", "fitting_nets:batch")
-
-
-def test_check_takes_what_the_function_takes(tmp_path, monkeypatch, capsys) -> None:
-    lines = (
-        "import torch\nfrom torch import nn\nfrom kdrepro import Batch\n"
-        "def small():\n    return nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 3)).eval()\n"
-        "def batch():\n    return Batch(torch.randn(6, 3, 2, 2), torch.arange(6) % 3)\n"
-    )
-    (tmp_path / "batched_nets.py").write_text(lines, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    words = ["check", "batched_nets:small", "batched_nets:small", "--batch", "batched_nets:batch"]
-    printed = said(*words, "--pairs")
-    assert "student 0 (4, 1, 1)" in printed
-    mistaken(monkeypatch, *words, "--image-size", "8")
-    assert "image_size: got it with a batch, expected one of the two" in capsys.readouterr().err
-
-
-def test_check_names_layers_that_go_together(tmp_path, monkeypatch) -> None:
-    lines = "from torchvision.models import resnet18, resnet34\n"
-    lines += "def small():\n    return resnet18(num_classes=10)\n"
-    lines += "def large():\n    return resnet34(num_classes=10)\n"
-    (tmp_path / "like_nets.py").write_text(lines, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    printed = said("check", "like_nets:large", "like_nets:small", "--pairs")
-    assert "pair1  teacher layer1 (64, 8, 8)" in printed
-    assert "student layer1 (64, 8, 8)" in printed
-
-
 def two_files(folder: Path, *, lines: int = 60, fewer: int = 0) -> list[str]:
     files = folder / "a.en", folder / "a.de"
     texts = [[f"a dog {number}" for number in range(lines)], [f"ein Hund {n}" for n in range(lines - fewer)]]
@@ -251,13 +197,6 @@ def test_run_says_what_is_wrong_with_two_text_files(
     assert err.startswith("kdrepro: ")
     assert says in err
     assert len(err.splitlines()) == 1
-
-
-def mistaken(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["kdrepro", *words])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 1
 
 
 @pytest.mark.parametrize(

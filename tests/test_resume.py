@@ -6,86 +6,12 @@ import time
 import pytest
 import torch
 from killed_runs import start
-from small_networks import network
+from resumed_trainings import EPOCHS, STEPS, Killed, same, train
 from torch import nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR, StepLR
 
-from kdrepro import Batches, HintonKD, devices, fit, resume
+from kdrepro import devices, resume
 from kdrepro.checkpoints import load_state, save_state
-from kdrepro.data.batches import Jitter
 from kdrepro.ledger import Ledger
-
-IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
-EPOCHS, STEPS = 4, 4
-
-
-class Killed(Exception):
-    """Ends a run in the middle."""
-
-
-class WithOwnWeights(nn.Module):
-    """Soft targets with a temperature of their own for each class, which is learnt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(5))
-        self.soft = HintonKD(temperature=4.0, soft_weight=0.9)
-
-    def forward(self, student, teacher, batch):
-        terms = self.soft(student, teacher, batch)
-        return terms | {"scale": (self.scale * student.logits).square().mean() * 0.01}
-
-
-def images_net(seed: int) -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), network(seed, inputs=36))
-
-
-def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool = False, **changes):
-    """Everything that has a state: dropout, BatchNorm, jitter, momentum, a schedule, validation, learnt weights."""
-    student, objective, steps = images_net(1), WithOwnWeights(), 0
-
-    def after_step(net: nn.Module) -> None:
-        nonlocal steps
-        if steps == kill_at:
-            raise Killed
-        steps += 1
-
-    def validate(net: nn.Module) -> float:
-        if validate_fails:
-            raise Killed
-        # The best epoch is the second, and lies before most of the moments at which a run is stopped.
-        return abs(net[1][4].bias.sum().item() + 0.4317)
-
-    batches = Batches(
-        changes.pop("inputs", IMAGES),
-        changes.pop("targets", TARGETS),
-        batch_size=changes.pop("batch_size", 8),
-        seed=changes.pop("seed", 7),
-        augment=changes.pop("augment", Jitter(pixels=1)),
-    )
-    arguments = {
-        "objective": objective,
-        "teacher": images_net(0),
-        "optimizer": lambda parameters: SGD(parameters, lr=0.2, momentum=0.9),
-        "schedule": lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / (EPOCHS * STEPS)),
-        "epochs": EPOCHS,
-        "validate": validate,
-        "after_step": after_step,
-        "device": "cpu",
-        "precision": "fp32",
-        "checkpoint_seconds": 0.0,
-    }
-    history = fit(student, batches=batches, checkpoint=checkpoint, **(arguments | changes))
-    return {**student.state_dict(), "scale": objective.scale.detach()}, history
-
-
-def same(one, other) -> None:
-    torch.testing.assert_close(one[0], other[0], rtol=0, atol=0)
-    assert one[1].curves == other[1].curves
-    assert (one[1].epochs, one[1].best_epoch) == (other[1].epochs, other[1].best_epoch)
-
 
 UNDISTURBED = train()
 
@@ -208,58 +134,6 @@ def test_a_disk_that_fills_up_stops_the_run_and_the_last_good_checkpoint_goes_on
     same(train(file), UNDISTURBED)
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"epochs": 5}, "epochs 4, here 5"),
-        ({"batch_size": 6}, "batch_size 8, here 6"),
-        ({"seed": 8}, "seed 7, here 8"),
-        ({"precision": "bf16"}, "precision 'fp32', here 'bf16'"),
-        (
-            {"objective": HintonKD(temperature=3.0, soft_weight=0.9)},
-            "here 'HintonKD(temperature=3.0, soft_weight=0.9)'",
-        ),
-        ({"optimizer": lambda parameters: SGD(parameters, lr=0.3, momentum=0.9)}, "initial_lr: 0.3"),
-        ({"optimizer": lambda parameters: SGD(parameters, lr=0.2)}, "momentum: 0 "),
-        ({"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.2)}, "here 'Adam ("),
-        ({"gradient_clip": 0.5}, "gradient_clip "),
-        (
-            {"schedule": lambda optimizer: StepLR(optimizer, 2, gamma=0.5)},
-            "here \"StepLR {'step_size': 2, 'gamma': 0.5",
-        ),
-        ({"teacher": images_net(5)}, "teacher '"),
-        ({"inputs": 2 * IMAGES}, "data '"),
-        ({"targets": (TARGETS + 1) % 5}, "data '"),
-        (
-            {"inputs": torch.cat([IMAGES, IMAGES]), "targets": torch.cat([TARGETS, TARGETS])},
-            "examples 30, here 60",
-        ),
-        ({"augment": Jitter(pixels=2)}, "here \"Jitter {'pixels': 2}\""),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused_and_kept(changes, says, tmp_path):
-    file = tmp_path / "state.pt"
-    train(file)
-    before = file.read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint: .*state.pt was written by another run") as caught:
-        train(file, **changes)
-    assert says in str(caught.value)
-    assert file.read_bytes() == before
-
-
-@pytest.mark.parametrize("kept", [0, 1, 0.5, 0.999])
-def test_a_truncated_checkpoint_is_refused_by_name(kept, tmp_path):
-    file = tmp_path / "state.pt"
-    train(file)
-    content = file.read_bytes()
-    file.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
-    with pytest.raises(
-        ValueError, match=r"state.pt: not a readable checkpoint .*; delete it to start anew"
-    ) as caught:
-        train(file)
-    assert "weights_only" not in str(caught.value)
-
-
 def test_checkpoints_are_written_no_more_often_than_asked_and_at_the_end(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(resume, "save_state", lambda state, file: saved.append(state["history"]["epochs"]))
@@ -320,38 +194,3 @@ def test_a_run_killed_ten_times_leaves_the_row_and_the_weights_of_an_undisturbed
         assert (row.run, row.metrics, row.curves) == (expected.run, expected.metrics, expected.curves)
         assert row.config == expected.config
         assert (folder / "weights" / f"{row.run}.safetensors").read_bytes() == weights
-
-
-class Hidden(nn.Module):
-    """An objective whose repr shows none of its settings, as most are."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = self.start = weight
-        self.seen = []
-
-    def start_epoch(self, epoch: int) -> None:
-        self.weight = self.start / (1 + epoch)
-
-    def forward(self, student, teacher, batch):
-        self.seen.append(len(batch.targets))
-        return {"hard": self.weight * nn.functional.cross_entropy(student.logits, batch.targets)}
-
-
-def test_settings_that_an_objective_does_not_show_and_late_labels_count_too(tmp_path):
-    file = tmp_path / "state.pt"
-    objective = Hidden(0.5)
-    train(file, objective=objective)
-    # One that has trained has another weight now, and is the same objective.
-    assert objective.weight != 0.5
-    train(file, objective=objective)
-    train(file, objective=Hidden(0.5))
-    with pytest.raises(ValueError, match="was written by another run"):
-        train(file, objective=Hidden(0.9))
-    inputs, targets = torch.cat([IMAGES] * 3), torch.cat([TARGETS] * 3)
-    late = targets.clone()
-    late[-1] = (late[-1] + 1) % 5
-    more = {"inputs": inputs, "objective": Hidden(0.1)}
-    train(tmp_path / "long.pt", targets=targets, **more)
-    with pytest.raises(ValueError, match="was written by another run"):
-        train(tmp_path / "long.pt", targets=late, **more)

@@ -1,0 +1,98 @@
+"""Checkpoints that are not a run's own are refused and kept."""
+
+import pytest
+import torch
+from resumed_trainings import IMAGES, TARGETS, images_net, train
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+
+from kdrepro import HintonKD
+from kdrepro.data.batches import Jitter
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"epochs": 5}, "epochs 4, here 5"),
+        ({"batch_size": 6}, "batch_size 8, here 6"),
+        ({"seed": 8}, "seed 7, here 8"),
+        ({"precision": "bf16"}, "precision 'fp32', here 'bf16'"),
+        (
+            {"objective": HintonKD(temperature=3.0, soft_weight=0.9)},
+            "here 'HintonKD(temperature=3.0, soft_weight=0.9)'",
+        ),
+        ({"optimizer": lambda parameters: SGD(parameters, lr=0.3, momentum=0.9)}, "initial_lr: 0.3"),
+        ({"optimizer": lambda parameters: SGD(parameters, lr=0.2)}, "momentum: 0 "),
+        ({"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.2)}, "here 'Adam ("),
+        ({"gradient_clip": 0.5}, "gradient_clip "),
+        (
+            {"schedule": lambda optimizer: StepLR(optimizer, 2, gamma=0.5)},
+            "here \"StepLR {'step_size': 2, 'gamma': 0.5",
+        ),
+        ({"teacher": images_net(5)}, "teacher '"),
+        ({"inputs": 2 * IMAGES}, "data '"),
+        ({"targets": (TARGETS + 1) % 5}, "data '"),
+        (
+            {"inputs": torch.cat([IMAGES, IMAGES]), "targets": torch.cat([TARGETS, TARGETS])},
+            "examples 30, here 60",
+        ),
+        ({"augment": Jitter(pixels=2)}, "here \"Jitter {'pixels': 2}\""),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_kept(changes, says, tmp_path):
+    file = tmp_path / "state.pt"
+    train(file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint: .*state.pt was written by another run") as caught:
+        train(file, **changes)
+    assert says in str(caught.value)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_refused_by_name(kept, tmp_path):
+    file = tmp_path / "state.pt"
+    train(file)
+    content = file.read_bytes()
+    file.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
+    with pytest.raises(
+        ValueError, match=r"state.pt: not a readable checkpoint .*; delete it to start anew"
+    ) as caught:
+        train(file)
+    assert "weights_only" not in str(caught.value)
+
+
+class Hidden(nn.Module):
+    """An objective whose repr shows none of its settings, as most are."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = self.start = weight
+        self.seen = []
+
+    def start_epoch(self, epoch: int) -> None:
+        self.weight = self.start / (1 + epoch)
+
+    def forward(self, student, teacher, batch):
+        self.seen.append(len(batch.targets))
+        return {"hard": self.weight * nn.functional.cross_entropy(student.logits, batch.targets)}
+
+
+def test_settings_that_an_objective_does_not_show_and_late_labels_count_too(tmp_path):
+    file = tmp_path / "state.pt"
+    objective = Hidden(0.5)
+    train(file, objective=objective)
+    # One that has trained has another weight now, and is the same objective.
+    assert objective.weight != 0.5
+    train(file, objective=objective)
+    train(file, objective=Hidden(0.5))
+    with pytest.raises(ValueError, match="was written by another run"):
+        train(file, objective=Hidden(0.9))
+    inputs, targets = torch.cat([IMAGES] * 3), torch.cat([TARGETS] * 3)
+    late = targets.clone()
+    late[-1] = (late[-1] + 1) % 5
+    more = {"inputs": inputs, "objective": Hidden(0.1)}
+    train(tmp_path / "long.pt", targets=targets, **more)
+    with pytest.raises(ValueError, match="was written by another run"):
+        train(tmp_path / "long.pt", targets=late, **more)
