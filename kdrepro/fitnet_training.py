@@ -132,8 +132,9 @@ class FitNetTraining:
         found = self.outputs(student, self.train.test.inputs)
         # Features come back on the CPU, the regressor is where it trains.
         where = next(hints.parameters()).device
+        self.hint = self.hint.to(where)
         seen = Outputs(found.logits, {"guided": found.features["guided"].to(where)})
-        teacher = Outputs(found.logits, {"hint": self.hint.to(where)})
+        teacher = Outputs(found.logits, {"hint": self.hint})
         return float(hints(seen, teacher, Batch(found.logits, self.train.test.targets))["hint"])
 
     def hint_distances(self, hints: HintStage) -> dict[str, float]:
@@ -143,7 +144,7 @@ class FitNetTraining:
         may tell it.
         """
         assert self.cached is not None
-        mean = self.cached.features["hint"].float().mean(dim=0, keepdim=True).cpu()
+        mean = self.cached.features["hint"].float().mean(dim=0, keepdim=True).to(self.hint.device)
         return {
             "hint_distance_after": self.valid_loss(hints, self.student),
             "hint_distance_blind": float(hint_loss(mean.expand_as(self.hint), self.hint).mean()),
@@ -189,6 +190,7 @@ class FitNetTraining:
             schedule=schedule_of(settings, len(self.batches)),
             after_step=constrain,
             part=part,
+            cuda_graphs=True,
         )
 
     def classify(

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import checks, devices
+from kdrepro.replays import Replay
 from kdrepro.resume import History, State, Step, signature
 from kdrepro.teacher import run_module, untouched
 from kdrepro.types import Batch, Outputs, TrainingData
@@ -67,8 +68,10 @@ class Trainee:
         run: Accelerator,
         precision: str,
         teacher: str,
+        cuda_graphs: bool = False,
     ) -> None:
         self.member, self.data, self.epochs, self.run, self.teacher = member, data, epochs, run, teacher
+        self.replay = Replay(self._passes, run.device) if cuda_graphs else None
         self.order: devices.ChannelsLast | None = None
         if devices.prefers_channels_last(member.student, precision=precision, device=run.device):
             self.order = devices.ChannelsLast(member.student)
@@ -136,15 +139,26 @@ class Trainee:
         start = getattr(self.member.objective, "start_epoch", None)
         if start is not None:
             start(epoch)
+            if self.replay is not None:
+                self.replay.forget()
+
+    def _passes(self, batch: Batch, taught: Outputs | None) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """The passes forward and backward: the terms, and the gradients of what is trained."""
+        terms = self.wrapped(batch, taught)
+        loss = torch.stack(list(terms.values())).sum()
+        self.run.backward(loss * self.share if self.share != 1.0 else loss)
+        gradients = [parameter.grad for parameter in self.trained]
+        return {name: value.detach() for name, value in terms.items()}, gradients
 
     def learn(self, batch: Batch, taught: Outputs | None, *, share: float, alone: bool) -> None:
         """Take one step; `share` is the weight of this process, `alone` says that no other trainee draws numbers."""
         started = time.perf_counter()
         if not alone:
             _set_random_state(self.random, self.run.device)
-        terms = self.wrapped(batch, taught)
-        loss = torch.stack(list(terms.values())).sum()
-        self.run.backward(loss * share if share != 1.0 else loss)
+        self.share = share
+        terms, gradients = (self.replay or self._passes)(batch, taught)
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            parameter.grad = gradient
         if self.member.gradient_clip is not None:
             self.run.clip_grad_norm_(self.trained, self.member.gradient_clip)
         self.optimizer.step()
@@ -153,7 +167,7 @@ class Trainee:
         self.optimizer.zero_grad(set_to_none=True)
         if self.member.after_step is not None:
             self.member.after_step(self.member.student)
-        self.recent.append({name: value.detach() * share for name, value in terms.items()})
+        self.recent.append({name: value * share for name, value in terms.items()})
         if not alone:
             self.random = _random_state(self.run.device)
         self.seconds += time.perf_counter() - started
@@ -298,3 +312,23 @@ def _validate(validate: Callable[[nn.Module], float], student: nn.Module) -> flo
 def _is_new_best(curve: list[float]) -> bool:
     # NaN is no better than anything, and anything is better than NaN.
     return curve[-1] == curve[-1] and not any(earlier <= curve[-1] for earlier in curve[:-1])
+
+
+def share_of(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
+    """Return this process's rows of a batch, and the weight that makes the average over processes the batch's mean.
+
+    That is over the positions that count: of sentences in equal parts one part may have more words.
+    """
+    if run.num_processes == 1:
+        return batch, 1.0
+    rows = slice(run.process_index, None, run.num_processes)
+    inputs = batch.inputs
+    own_inputs = (
+        inputs[rows] if isinstance(inputs, Tensor) else {name: value[rows] for name, value in inputs.items()}
+    )
+    mask = None if batch.mask is None else batch.mask[rows]
+    index = None if batch.index is None else batch.index[rows]
+    own = Batch(own_inputs, batch.targets[rows], mask, index)
+    if mask is None or batch.mask is None:
+        return own, len(own.targets) * run.num_processes / len(batch.targets)
+    return own, float(mask.sum() / batch.mask.sum()) * run.num_processes

@@ -28,10 +28,7 @@ class Jitter:
         if inputs.ndim != 4:
             raise ValueError(f"inputs: got shape {tuple(inputs.shape)}, expected (B, C, H, W)")
         count, _, height, width = inputs.shape
-        # Drawn on the CPU, so that every device sees the same shifts.
-        shifts = torch.randint(-self.pixels, self.pixels + 1, (count, 2), generator=generator).to(
-            inputs.device
-        )
+        shifts = _drawn(-self.pixels, self.pixels + 1, (count, 2), generator, inputs.device)
         padded = torch.nn.functional.pad(inputs, [self.pixels] * 4)
         rows = torch.arange(height, device=inputs.device) + self.pixels - shifts[:, :1]
         columns = torch.arange(width, device=inputs.device) + self.pixels - shifts[:, 1:]
@@ -65,16 +62,24 @@ class CropFlip:
                 f"inputs: got images of {height} by {width}, expected more than {self.pixels} pixels a side: "
                 "as many are reflected at the border"
             )
-        # Drawn on the CPU, so that every device sees the same windows.
-        corners = torch.randint(2 * self.pixels + 1, (count, 2), generator=generator).to(inputs.device)
+        corners = _drawn(0, 2 * self.pixels + 1, (count, 2), generator, inputs.device)
         mode = "reflect" if self.padding == "reflect" else "constant"
         padded = torch.nn.functional.pad(inputs, [self.pixels] * 4, mode=mode)
         rows = torch.arange(height, device=inputs.device) + corners[:, :1]
         columns = torch.arange(width, device=inputs.device) + corners[:, 1:]
         if self.flip:
-            mirrored = torch.randint(2, (count, 1), generator=generator).to(inputs.device) == 1
+            mirrored = _drawn(0, 2, (count, 1), generator, inputs.device) == 1
             columns = torch.where(mirrored, columns.flip(1), columns)
         return _cut(padded, rows, columns)
+
+
+def _drawn(
+    low: int, high: int, shape: tuple[int, int], generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Draw whole numbers from `low` to below `high` on the CPU, so that every device sees the same."""
+    drawn = torch.randint(low, high, shape, generator=generator)
+    # From pinned memory they go to the device without the host waiting for it.
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)
 
 
 def _cut(padded: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -137,6 +137,7 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
         device=first.runner.device,
         precision=first.precision,
         progress=f"seed {first.seed}" if first.runner.progress else None,
+        cuda_graphs=True,
     )
     # The teacher's logits are asked for, not its features, which for all test pictures would fill the memory.
     bare = None if teacher is None else FrozenTeacher(_bare(teacher.modules[0]))
