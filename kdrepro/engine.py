@@ -128,9 +128,10 @@ def fit(
     `device` is `auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda` or `mps`. `precision` is that of the networks,
     `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as many CPUs do too. Weights and losses
     are float32 in any case. Where that is faster, weights lie with the channels last in memory while it trains.
-    `cuda_graphs` records the passes of a step once on CUDA, and replays them: a small net is several times as fast as
-    with its kernels launched one by one. It is for nets and objectives without choices or counts of their own in Python
-    from step to step, which would stay as recorded. Elsewhere, and under `accelerate launch`, it does nothing.
+    `cuda_graphs` records the passes of a step on CUDA once and replays them, which spares a small net the launching of
+    its kernels one by one; the numbers are the same. It is for nets and objectives whose Python does the same in every
+    step: a choice or a count of theirs would stay as it was recorded, and waiting for a value from the GPU is an error.
+    Elsewhere, and under `accelerate launch`, it does nothing.
 
     Raises `ValueError` or `TypeError`, naming the argument, before training starts; `FloatingPointError` with the step,
     the terms and the side that is not finite.

@@ -2,11 +2,12 @@
 
     kdrepro run attention_transfer --protocol reduced
 
-Cost at protocol reduced: 15 runs, 13 hours on cpu: AMD EPYC, 1 thread; 15 runs, 1.93 hours on cuda: NVIDIA H200, many
-of these at a time.
-Evidence, test errors at protocol reduced, n = 3: teacher_wrn16_2 1240 ± 64, student_alone 1493 ± 86, at 1403 ± 107,
-f_at 1454 ± 56, kd 1400 ± 21, at_kd 1406 ± 24, at_norm_0.1 1453 ± 15, at_norm_by_group 1398 ± 46;
-commits 84bf955, affcb9a, 8546750, 7231975. Those with WRN-40-1 or WRN-40-2 are not recorded.
+Cost at protocol reduced: 15 runs, 13 hours on cpu: AMD EPYC, 1 thread; 34 runs, 3.46 hours on cuda: NVIDIA H200;
+4 runs, 0.5 hours on cuda: NVIDIA H200, then cpu: AMD EPYC, 1 thread. On the GPU many of these ran at a time.
+Evidence, test errors at protocol reduced, n = 5: teacher_wrn16_2 1246 ± 27, student_alone 1500 ± 34, at 1407 ± 38,
+at_sum1 1400 ± 25, f_at 1476 ± 42, kd 1390 ± 19, at_kd 1399 ± 17, at_10 1477 ± 22, at_norm_0.1 1464 ± 24,
+at_norm_by_group 1407 ± 23; teacher_wrn40_1 1318.3 ± 7.6 (n = 3); commits 84bf955, affcb9a, 8546750, 7231975, 1982738,
+97e89bf. The students of WRN-40-1 are not recorded, nor those of WRN-40-2.
 
 The settings are those of the authors' program (github.com/szagoruyko/attention-transfer, cifar.py); what we could read
 of the paper does not give them. None was tuned on CIFAR-10; the weight of the full activations is nowhere given, and
