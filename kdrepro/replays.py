@@ -21,8 +21,8 @@ class Replay(Generic[T]):
     """`work(batch, taught)`, whose kernels are launched one by one for the first batches, and at once after them.
 
     Only what is on the GPU is repeated: numbers and choices of Python's are those of the batch that was recorded, until
-    `forget`. Batches of another shape than that one are worked through as ever. What it returns is overwritten by
-    the next call.
+    `forget`. Batches of another shape than the first are worked through as ever. What it returns is overwritten by the
+    next call.
 
     Raises `RuntimeError` where the work cannot be recorded: where it waits for a value from the GPU, for instance.
     """
@@ -32,6 +32,7 @@ class Replay(Generic[T]):
         # One for all: parts of autograd stay on the stream that they were made on.
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.worked = 0
+        self.shapes: list[tuple[str, torch.Size, torch.dtype]] = []
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def forget(self) -> None:
@@ -39,14 +40,15 @@ class Replay(Generic[T]):
         self.graph = None
 
     def __call__(self, batch: Batch, taught: Outputs | None) -> T:
-        if self.worked < _FIRST_STEPS or not isinstance(batch.inputs, Tensor):
-            self.worked += 1
+        if not isinstance(batch.inputs, Tensor):
             return self._work(batch, taught)
         given = _parts(batch, taught)
+        self.shapes = self.shapes or _shapes(given)
+        self.worked += 1
+        if self.worked <= _FIRST_STEPS or _shapes(given) != self.shapes:
+            return self._work(batch, taught)
         if self.graph is None:
             self._record(given)
-        if _shapes(given) != _shapes(self.given):
-            return self._work(batch, taught)
         for name, value in self.given.items():
             value.copy_(given[name])
         assert self.graph is not None
