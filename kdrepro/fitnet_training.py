@@ -144,9 +144,10 @@ class FitNetTraining:
         may tell it.
         """
         assert self.cached is not None
+        after = self.valid_loss(hints, self.student)
         mean = self.cached.features["hint"].float().mean(dim=0, keepdim=True).to(self.hint.device)
         return {
-            "hint_distance_after": self.valid_loss(hints, self.student),
+            "hint_distance_after": after,
             "hint_distance_blind": float(hint_loss(mean.expand_as(self.hint), self.hint).mean()),
         }
 

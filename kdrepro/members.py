@@ -20,6 +20,8 @@ from kdrepro.teacher import run_module, untouched
 from kdrepro.types import Batch, Outputs, TrainingData
 
 Ask = Callable[[Batch], Outputs]
+# The terms of a step, and the gradients of what is trained.
+Passes = tuple[dict[str, Tensor], list[Tensor | None]]
 
 
 @dataclass(kw_only=True)
@@ -71,7 +73,8 @@ class Trainee:
         cuda_graphs: bool = False,
     ) -> None:
         self.member, self.data, self.epochs, self.run, self.teacher = member, data, epochs, run, teacher
-        self.replay = Replay(self._passes, run.device) if cuda_graphs else None
+        self.cuda_graphs = cuda_graphs
+        self.replay: Replay[Passes] | None = None
         self.order: devices.ChannelsLast | None = None
         if devices.prefers_channels_last(member.student, precision=precision, device=run.device):
             self.order = devices.ChannelsLast(member.student)
@@ -91,6 +94,13 @@ class Trainee:
         if not self.trained:
             raise ValueError(
                 "student: got no parameter that requires a gradient, expected at least one to train"
+            )
+        if self.cuda_graphs:
+            self.replay = Replay(
+                self._passes,
+                self.run.device,
+                state=lambda: [*self.step.parameters(), *self.step.buffers()],
+                fixed=self.trained,
             )
         self.optimizer = self.member.optimizer(self.trained)
         self.scheduler = self.member.schedule(self.optimizer) if self.member.schedule else None
@@ -131,6 +141,9 @@ class Trainee:
         self.random = _random_state(self.run.device)
         self.wrapped.train()
         self._tell_epoch(self.history.epochs)
+        if self.replay is not None:
+            # Whatever has changed since, a weight of the objective for instance, counts from now on.
+            self.replay.forget()
         self.sums: dict[str, Tensor] = {}
         self.recent: list[dict[str, Tensor]] = []
         self.seconds = 0.0
@@ -139,11 +152,14 @@ class Trainee:
         start = getattr(self.member.objective, "start_epoch", None)
         if start is not None:
             start(epoch)
-            if self.replay is not None:
-                self.replay.forget()
 
-    def _passes(self, batch: Batch, taught: Outputs | None) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-        """The passes forward and backward: the terms, and the gradients of what is trained."""
+    def _passes(self, batch: Batch, taught: Outputs | None) -> Passes:
+        """The passes forward and backward."""
+        if self.cuda_graphs and any(parameter.grad is not None for parameter in self.trained):
+            raise ValueError(
+                "optimizer: its zero_grad left gradients to add to, expected none with cuda_graphs: a replayed step "
+                "writes over them"
+            )
         terms = self.wrapped(batch, taught)
         loss = torch.stack(list(terms.values())).sum()
         self.run.backward(loss * self.share if self.share != 1.0 else loss)
@@ -213,7 +229,8 @@ class Trainee:
         return self.history
 
     def leave(self) -> None:
-        """Give the student back in the order in memory that it came in."""
+        """Give the student back in the order in memory that it came in, and what was recorded free."""
+        self.replay = None
         if self.order is not None:
             self.order.undo()
             self.order = None
@@ -321,14 +338,7 @@ def share_of(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
     """
     if run.num_processes == 1:
         return batch, 1.0
-    rows = slice(run.process_index, None, run.num_processes)
-    inputs = batch.inputs
-    own_inputs = (
-        inputs[rows] if isinstance(inputs, Tensor) else {name: value[rows] for name, value in inputs.items()}
-    )
-    mask = None if batch.mask is None else batch.mask[rows]
-    index = None if batch.index is None else batch.index[rows]
-    own = Batch(own_inputs, batch.targets[rows], mask, index)
-    if mask is None or batch.mask is None:
+    own = batch.every(run.num_processes, first=run.process_index)
+    if own.mask is None or batch.mask is None:
         return own, len(own.targets) * run.num_processes / len(batch.targets)
-    return own, float(mask.sum() / batch.mask.sum()) * run.num_processes
+    return own, float(own.mask.sum() / batch.mask.sum()) * run.num_processes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -21,23 +21,33 @@ class Replay(Generic[T]):
     """`work(batch, taught)`, whose kernels are launched one by one for the first batches, and at once after them.
 
     Only what is on the GPU is repeated: numbers and choices of Python's are those of the batch that was recorded, until
-    `forget`. Batches of another shape than the first are worked through as ever. What it returns is overwritten by the
-    next call.
+    `forget`. Batches of another shape than the first are worked through as ever. `state` are the tensors that the work
+    reads and changes in place; where one of `fixed`, some of them, lies elsewhere than at the recording, the work is
+    recorded anew. What it returns is overwritten by the next call.
 
-    Raises `RuntimeError` where the work cannot be recorded: where it waits for a value from the GPU, for instance.
+    Raises `RuntimeError` where the work cannot be recorded: where it waits for a value from the GPU, for instance, or
+    puts a new tensor in the place of one of its state.
     """
 
-    def __init__(self, work: Work[T], device: torch.device) -> None:
-        self.work, self.device = work, device
+    def __init__(
+        self,
+        work: Work[T],
+        device: torch.device,
+        *,
+        state: Callable[[], Iterable[Tensor]] = tuple,
+        fixed: Sequence[Tensor] = (),
+    ) -> None:
+        self.work, self.device, self.state, self.fixed = work, device, state, fixed
         # One for all: parts of autograd stay on the stream that they were made on.
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.worked = 0
         self.shapes: list[tuple[str, torch.Size, torch.dtype]] = []
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.places: list[int] | None = None
 
     def forget(self) -> None:
         """Drop the recording: the next batch is recorded anew."""
-        self.graph = None
+        self.places = None
 
     def __call__(self, batch: Batch, taught: Outputs | None) -> T:
         if not isinstance(batch.inputs, Tensor):
@@ -47,11 +57,12 @@ class Replay(Generic[T]):
         self.worked += 1
         if self.worked <= _FIRST_STEPS or _shapes(given) != self.shapes:
             return self._work(batch, taught)
-        if self.graph is None:
+        if self.places is None or self.places != _places(self.fixed):
             self._record(given)
         for name, value in self.given.items():
             value.copy_(given[name])
         assert self.graph is not None
+        assert self.found is not None
         self.graph.replay()
         return self.found
 
@@ -65,22 +76,30 @@ class Replay(Generic[T]):
 
     def _record(self, given: dict[str, Tensor]) -> None:
         self.given = {name: value.clone() for name, value in given.items()}
-        graph = torch.cuda.CUDAGraph()
+        self.found: T | None = None
+        graph, old = torch.cuda.CUDAGraph(), self.graph
         torch.cuda.synchronize(self.device)
+        before = _places(self.state())
         try:
-            # Not `torch.cuda.graph`, which collects garbage first: an objective may be recorded in every epoch.
             with torch.cuda.stream(self.stream):
-                graph.capture_begin()
+                # In the memory of the old one, which nothing else could use.
+                graph.capture_begin(pool=old.pool() if old is not None else None)
                 try:
                     self.found = self.work(*_whole(self.given))
                 finally:
                     graph.capture_end()
         except RuntimeError as error:
             raise RuntimeError(
-                f"cuda_graphs: a step could not be recorded ({error}); expected a student, a teacher and an objective "
-                "that never wait for a value from the GPU (item, nonzero, an index by a mask). Train without it"
+                f"cuda_graphs: a step could not be recorded ({error.__context__ or error}); expected a student, a "
+                "teacher and an objective that never wait for a value from the GPU or copy one there (item, nonzero, "
+                "an index by a mask, torch.tensor). Train without it, in a new process"
             ) from error
-        self.graph = graph
+        if _places(self.state()) != before:
+            raise RuntimeError(
+                "cuda_graphs: a step puts new tensors in the place of parameters or buffers, expected one that changes "
+                "them in place (value.copy_(new) for self.value = new). Train without it"
+            )
+        self.graph, self.places = graph, _places(self.fixed)
 
 
 def _parts(batch: Batch, taught: Outputs | None) -> dict[str, Tensor]:
@@ -105,3 +124,7 @@ def _whole(parts: dict[str, Tensor]) -> tuple[Batch, Outputs | None]:
 
 def _shapes(parts: dict[str, Tensor]) -> list[tuple[str, torch.Size, torch.dtype]]:
     return [(name, value.shape, value.dtype) for name, value in parts.items()]
+
+
+def _places(values: Iterable[Tensor]) -> list[int]:
+    return [value.data_ptr() for value in values]

@@ -40,6 +40,18 @@ class Batch:
             return self.targets
         return self.targets.masked_fill(~mask, 0)
 
+    def every(self, step: int, *, first: int) -> Batch:
+        """Every `step`-th example, from the one at `first` on."""
+        rows, inputs = slice(first, None, step), self.inputs
+        return Batch(
+            inputs[rows]
+            if isinstance(inputs, Tensor)
+            else {name: each[rows] for name, each in inputs.items()},
+            self.targets[rows],
+            None if self.mask is None else self.mask[rows],
+            None if self.index is None else self.index[rows],
+        )
+
     def counted(self, outputs: Outputs) -> Outputs:
         """The outputs, with logits of 0 where `mask` leaves a position out, and features of 0 where it does a sample.
 

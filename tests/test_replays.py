@@ -1,20 +1,21 @@
 """Steps that are recorded on a GPU and replayed: without one, on a recorder that repeats the work itself."""
 
 import contextlib
+from typing import ClassVar
 
 import pytest
 import torch
 from small_networks import WithFeatures, network
-from small_trainings import OBJECTIVE, batches, train, without_dropout
+from small_trainings import batches, train
 from torch import Tensor, nn
 
 from kdrepro import AttentionTransfer, Batches, Supervised, Taps, cache_teacher, fit
 from kdrepro.data.batches import CropFlip
 from kdrepro.engine import fit_cohort
 from kdrepro.members import Member
-from kdrepro.methods.fitnets import FitNetKD
+from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet
 from kdrepro.models.wide_resnet import WideResNet
-from kdrepro.replays import Replay
+from kdrepro.replays import Replay, _parts, _whole
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs
 
@@ -26,9 +27,14 @@ class Recorder:
 
     replay_of: Replay
     recorded = 0
+    pools: ClassVar[list] = []
 
-    def capture_begin(self):
+    def capture_begin(self, pool=None):
         Recorder.recorded += 1
+        Recorder.pools.append(pool)
+
+    def pool(self):
+        return Recorder.recorded
 
     def capture_end(self):
         pass
@@ -58,11 +64,12 @@ def recorder(monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(Recorder, "recorded", 0)
+    monkeypatch.setattr(Recorder, "pools", [])
     return Recorder
 
 
-def replay_of(work) -> Replay:
-    Recorder.replay_of = Replay(work, torch.device("cpu"))
+def replay_of(work, **state) -> Replay:
+    Recorder.replay_of = Replay(work, torch.device("cpu"), **state)
     return Recorder.replay_of
 
 
@@ -102,7 +109,45 @@ def test_what_was_forgotten_is_recorded_anew(recorder):
     factor = 2.0
     replay.forget()
     assert replay(examples(1.0), None).item() == 16
+    # The second recording takes the memory of the first, so that their number costs none.
+    assert recorder.pools == [None, 1]
+
+
+def test_weights_that_were_moved_are_recorded_anew(recorder):
+    weight = torch.tensor(1.0)
+    replay = replay_of(lambda batch, taught: batch.inputs.sum() * weight, fixed=[weight])
+    for _ in range(5):
+        replay(examples(1.0), None)
+    weight.copy_(2.0)
+    replay(examples(1.0), None)
+    assert recorder.recorded == 1
+    weight.data = torch.tensor(3.0)
+    assert replay(examples(1.0), None).item() == 24
     assert recorder.recorded == 2
+
+
+def test_a_step_that_puts_a_new_tensor_in_the_place_of_a_buffer_is_refused(recorder):
+    net = nn.BatchNorm1d(2)
+
+    def work(batch, taught):
+        net.running_mean = net.running_mean + 1
+        return batch.inputs.sum()
+
+    replay = replay_of(work, state=net.buffers)
+    for _ in range(3):
+        replay(examples(1.0), None)
+    with pytest.raises(RuntimeError, match="cuda_graphs: a step puts new tensors in the place of"):
+        replay(examples(1.0), None)
+
+
+def test_what_is_taken_apart_is_put_together_again():
+    mask, index = torch.tensor([True, False]), torch.tensor([4, 2])
+    batch = Batch(torch.rand(2, 3), torch.tensor([0, 1]), mask, index)
+    taught = Outputs(torch.rand(2, 5), {"a": torch.rand(2, 4), "b.c": torch.rand(2, 1)})
+    for given in (taught, None):
+        assert _whole(_parts(batch, given)) == (batch, given)
+    bare = Batch(batch.inputs, batch.targets)
+    assert _whole(_parts(bare, None)) == (bare, None)
 
 
 def test_inputs_by_name_are_worked_through(recorder):
@@ -115,13 +160,20 @@ def test_inputs_by_name_are_worked_through(recorder):
 
 def test_work_that_cannot_be_recorded_is_an_error_that_says_so(recorder, monkeypatch):
     def end(self):
-        raise RuntimeError("operation not permitted when stream is capturing")
+        raise RuntimeError("operation failed due to a previous error during capture")
 
-    replay = replay_of(total)
+    def waits(batch, taught):
+        if recorder.recorded:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return total(batch, taught)
+
+    replay = replay_of(waits)
     for _ in range(3):
         replay(examples(1.0), None)
     monkeypatch.setattr(Recorder, "capture_end", end)
-    with pytest.raises(RuntimeError, match=r"cuda_graphs: a step could not be recorded .*Train without it"):
+    with pytest.raises(
+        RuntimeError, match=r"cuda_graphs: .* not be recorded \(operation not permitted .*Train without"
+    ):
         replay(examples(1.0), None)
 
 
@@ -139,7 +191,20 @@ def test_on_a_cpu_it_does_nothing():
 
 def trained_alike(made, *, exact: bool = True) -> None:
     """`made(cuda_graphs)` trains and returns histories and students; both ways have to give the same."""
-    (histories, students), (others, other_students) = (made(graphs) for graphs in (False, True))
+    replayed = 0
+    replay = torch.cuda.CUDAGraph.replay
+
+    def counted(graph):
+        nonlocal replayed
+        replayed += 1
+        replay(graph)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+        histories, students = made(False)
+        assert replayed == 0
+        others, other_students = made(True)
+        assert replayed > 5
     for one, other in zip(histories, others, strict=True):
         for name, curve in one.curves.items():
             assert other.curves[name] == (curve if exact else pytest.approx(curve, rel=1e-3))
@@ -232,10 +297,11 @@ def test_features_of_a_network_itself_are_replayed_too():
     def made(graphs):
         with torch.random.fork_rng():
             torch.manual_seed(5)
-            teacher, student = WithFeatures(), without_dropout(1)
+            teacher, student, bridge = WithFeatures(), WithFeatures(), nn.Linear(8, 8)
+        hints = HintStage(bridge, student_tap="hidden", teacher_tap="hidden")
         history = fit(
             student,
-            OBJECTIVE,
+            JointFitNet(hints, Supervised(), hint_weight=1.0),
             batches(150),
             teacher=teacher,
             optimizer=lambda each: torch.optim.RMSprop(each, lr=0.01),

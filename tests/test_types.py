@@ -61,6 +61,23 @@ def test_targets_stay_as_they_are_without_a_mask_that_fits(mask):
     assert Batch(torch.zeros(2, 3), targets, mask).counted_targets is targets
 
 
+def test_every_nth_example_keeps_all_that_is_its_own():
+    given, mask, index = torch.arange(10).reshape(5, 2), torch.arange(5) > 1, torch.arange(5) + 7
+    third = Batch(given, torch.arange(5), mask, index).every(3, first=1)
+    assert third.inputs.tolist() == [[2, 3], [8, 9]]
+    assert [each.tolist() for each in (third.targets, third.mask, third.index)] == [
+        [1, 4],
+        [False, True],
+        [8, 11],
+    ]
+    named = Batch({"a": given, "b": -given}, torch.arange(5)).every(2, first=0)
+    assert {name: each[:, 0].tolist() for name, each in named.inputs.items()} == {
+        "a": [0, 4, 8],
+        "b": [0, -4, -8],
+    }
+    assert (named.mask, named.index) == (None, None)
+
+
 def test_a_feature_comes_by_name_and_a_missing_one_says_what_is_there():
     hidden = torch.ones(2, 4)
     outputs = Outputs(LOGITS, {"hidden": hidden, "deeper": hidden})
