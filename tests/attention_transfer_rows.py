@@ -40,7 +40,7 @@ def row(arm: str, seed: int, errors: float, protocol: str = "reduced", **changes
     )  # fmt: skip
 
 
-def rows(protocol: str = "reduced", seeds: int = 3, spread: float = 6.0, **levels: float):
+def rows(protocol: str = "reduced", seeds: int = 5, spread: float = 6.0, **levels: float):
     chance = random.Random(0)
     return [
         row(arm, seed, level + chance.gauss(0, spread), protocol)

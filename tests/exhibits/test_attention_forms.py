@@ -119,9 +119,9 @@ def test_both_forms_stand_on_one_axis_at_the_weight_that_pulls_alike(ledger):
 
 
 def test_other_maps_teachers_and_terms_are_left_out(ledger):
-    # at_sum1, at_kd, at_from40 and so on have the weight 1,000 too. Three seeds of each of the five that remain.
+    # at_sum1, at_kd, at_from40 and so on have the weight 1,000 too. Five seeds of each of the five that remain.
     places = [x for x, _ in points(strength_curve(ledger).axes[0], "o")]
-    assert sorted(places) == pytest.approx([4] * 3 + [10] * 3 + [625] * 3 + [1000] * 3 + [40_000] * 3)
+    assert sorted(places) == pytest.approx([4] * 5 + [10] * 5 + [625] * 5 + [1000] * 5 + [40_000] * 5)
 
 
 def test_every_weight_that_has_rows_is_drawn(tmp_path):
