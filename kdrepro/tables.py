@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from kdrepro.claims import Claim, Paper, paper, papers
-from kdrepro.exhibits.render import Html, show
+from kdrepro.exhibits.render import Html, show, typeset
 from kdrepro.exhibits.run_tables import (
     correction_table,
     cost_table,
@@ -33,6 +33,7 @@ __all__ = [
     "cost_words",
     "dashboard",
     "deviations_table",
+    "headline",
     "paired_table",
     "readme_table",
     "result_table",
@@ -41,6 +42,12 @@ __all__ = [
     "show_claims",
     "stamp",
 ]
+
+
+def headline(claims: pd.DataFrame, claim: str, words: str) -> str:
+    """Return, in Markdown, what a claim of `claim_table` says in a few `words`, its verdict, and what that rests on."""
+    found = claims.loc[claim]
+    return f"**{words} ({claim}): {found['Verdict']}.** {typeset(found['Because'])}"
 
 
 def _paper_says(claim: Claim) -> str:

@@ -29,6 +29,16 @@ def test_the_claim_table_says_what_the_verdicts_say(ledger):
     assert {"S14 (our stand-in)", "S16 (our stand-in)", "H9t (our addition)"} <= set(frame["Claim"])
 
 
+def test_a_headline_has_the_verdict_and_sets_numbers_as_print_does(ledger):
+    claims = tables.claim_table("hinton2015", ledger)
+    verdict, because = claims.loc["H2", "Verdict"], claims.loc["H2", "Because"]
+    text = tables.headline(claims, "H2", "Soft targets help")
+    assert text.startswith(f"**Soft targets help (H2): {verdict}.** ")
+    assert text.replace("\u00a0", " ").replace("−", "-").endswith(because)
+    claims.loc["H2", "Because"] = "a minus b: -3 %"
+    assert tables.headline(claims, "H2", "They help").endswith(".** a minus b: −3\u00a0%")
+
+
 def test_claims_are_shown_by_id_with_the_verdict_beside_the_statement(empty):
     claims = tables.claim_table("hinton2015", empty)
     html = tables.show_claims(claims, "H3", "H1", caption="Two", because=False)
