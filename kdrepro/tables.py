@@ -47,7 +47,7 @@ __all__ = [
 def headline(claims: pd.DataFrame, claim: str, words: str) -> str:
     """Return, in Markdown, what a claim of `claim_table` says in a few `words`, its verdict, and what that rests on."""
     found = claims.loc[claim]
-    return f"**{words} ({claim}): {found['Verdict']}.** {typeset(found['Because'])}"
+    return f"**{words} ({claim}): {found['Verdict']}.** {typeset(str(found['Because']))}"
 
 
 def _paper_says(claim: Claim) -> str:
