@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdrepro import metrics
+from kdrepro import devices, metrics
 from kdrepro.arms import Result
 from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data.batches import Batches
@@ -109,7 +109,7 @@ class FitNetTraining:
         """Return the first stage's objective, with a regressor sized from the maps."""
         few = self.train.train.inputs[:2]
         guided = self.outputs(self.student, few).features["guided"]
-        self.hint = self.said("valid").features["hint"].float().cpu()
+        self.hint = self.said("valid").features["hint"].float().to(devices.place(self.run.runner.device))
         with torch.random.fork_rng():
             torch.manual_seed(self.run.seed + 1)
             fitted = regressor(
@@ -130,10 +130,8 @@ class FitNetTraining:
     def valid_loss(self, hints: HintStage, student: nn.Module) -> float:
         """Return how far a student's guided layer is from the hint on the examples held out."""
         found = self.outputs(student, self.train.test.inputs)
-        # Features come back on the CPU, the regressor is where it trains.
-        where = next(hints.parameters()).device
-        self.hint = self.hint.to(where)
-        seen = Outputs(found.logits, {"guided": found.features["guided"].to(where)})
+        # Features come back on the CPU, the hint is where the regressor trains.
+        seen = Outputs(found.logits, {"guided": found.features["guided"].to(self.hint.device)})
         teacher = Outputs(found.logits, {"hint": self.hint})
         return float(hints(seen, teacher, Batch(found.logits, self.train.test.targets))["hint"])
 
@@ -144,10 +142,9 @@ class FitNetTraining:
         may tell it.
         """
         assert self.cached is not None
-        after = self.valid_loss(hints, self.student)
         mean = self.cached.features["hint"].float().mean(dim=0, keepdim=True).to(self.hint.device)
         return {
-            "hint_distance_after": after,
+            "hint_distance_after": self.valid_loss(hints, self.student),
             "hint_distance_blind": float(hint_loss(mean.expand_as(self.hint), self.hint).mean()),
         }
 

@@ -70,7 +70,7 @@ class Trainee:
         run: Accelerator,
         precision: str,
         teacher: str,
-        cuda_graphs: bool = False,
+        cuda_graphs: bool,
     ) -> None:
         self.member, self.data, self.epochs, self.run, self.teacher = member, data, epochs, run, teacher
         self.cuda_graphs = cuda_graphs

@@ -22,8 +22,8 @@ class Replay(Generic[T]):
 
     Only what is on the GPU is repeated: numbers and choices of Python's are those of the batch that was recorded, until
     `forget`. Batches of another shape than the first are worked through as ever. `state` are the tensors that the work
-    reads and changes in place; where one of `fixed`, some of them, lies elsewhere than at the recording, the work is
-    recorded anew. What it returns is overwritten by the next call.
+    reads and changes in place, `fixed` those of them that are looked at before each replay: where one lies elsewhere
+    than at the recording, the work is recorded anew. What it returns is overwritten by the next call.
 
     Raises `RuntimeError` where the work cannot be recorded: where it waits for a value from the GPU, for instance, or
     puts a new tensor in the place of one of its state.
