@@ -96,6 +96,8 @@ _CIFAR_TEACHER = _CIFAR | {
 _CIFAR_REDUCED = {"shorter": 25, "patience": 500, "stages_share_epochs": True}
 _CIFAR_TEACHER_REDUCED = {"shorter": 20, "patience": 500}
 _GUIDED = {5: "layer2", 7: "layer4", 9: "layer5", 11: "layer7"}
+# One stage instead of two: of the net that needs no hint, and of the one that does not learn without.
+_JOINT_DEPTHS = (5, 11)
 
 _NETS = {
     "cifar_teacher": maxout.CIFAR_TEACHER,
@@ -207,12 +209,15 @@ def _depths() -> dict[str, Arm]:
         "alone": ("labels", supervised, {}),
         "kd": ("labels and soft targets", kd, _KD | {"decay_epochs": 500}),
         "hint": ("a hint, then soft targets", fitnet, _KD | _HINT | {"decay_epochs": 500}),
+        "joint": ("hint and soft targets at once", joint, _KD | _JOINT | {"decay_epochs": 500}),
     }
     for depth, guided in _GUIDED.items():
         for kind, (words, train, settings) in kinds.items():
+            if kind == "joint" and depth not in _JOINT_DEPTHS:
+                continue
             convolutions = len(maxout.THIN_30M[depth])
             own = {"net": f"depth{depth}", "max_norm": [0.9] * convolutions + [1.9, 1.9365]}
-            own |= {"guided_layer": guided} if kind == "hint" else {}
+            own |= {"guided_layer": guided} if "guided_layer" in settings else {}
             arms[f"depth{depth}_{kind}"] = Arm(
                 f"{depth} layers of 30 million multiplications, {words}",
                 train,
