@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdrepro.claims import Comparison, Side, paper
-from kdrepro.exhibits.thin_nets import DEPTHS
+from kdrepro.exhibits.thin_nets import DEPTHS, KINDS
 from kdrepro.judgement import from_to
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import compare, difference, readings, rows_shown, summary
 
 _LEARNS = 0.5
-_WITH = {"alone": "labels alone", "kd": "soft targets", "hint": "a hint first"}
+_WITH = {
+    "alone": "labels alone",
+    "kd": "soft targets",
+    "hint": "a hint first",
+    "joint": "hint and soft targets at once",
+}
 # Section 4.1, at the paper's own length: the deepest net that each way trains.
 _PAPER = (
     "The paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints"
@@ -75,3 +80,27 @@ def _teacher(rows: Sequence[Row]) -> list[str]:
         "The rules, written before the runs, ask for a teacher that is shown to be better, so what was learned from "
         "this one reads `inconclusive`, whatever the figure shows.",
     ]
+
+
+def hint_kept(ledger: Ledger, *, protocol: str = "reduced") -> str:
+    """Say how far from the hint the guided layer ends after two stages and after one; nothing without runs of both.
+
+    In percent of the distance of the hint's mean at each position, as in `kdrepro.exhibits.thin_nets.plateau_table`.
+    """
+    rows = rows_shown(ledger, "fitnets", protocol)
+    told = []
+    for depth in KINDS["joint"].depths:
+        means = []
+        for kind in ("hint", "joint"):
+            found = [row.metrics for row in rows if row.arm == f"depth{depth}_{kind}"]
+            left = [each["hint_distance_after"] / each["hint_distance_blind"] for each in found]
+            means.append(100 * sum(left) / len(left) if left else None)
+        two, one = means
+        if two is not None and one is not None:
+            told.append(f"with {depth} layers {two:.0f} % after two stages and {one:.0f} % after one")
+    if not told:
+        return ""
+    return (
+        "How far the guided layer is from the hint when the training ends, in percent of how far the hint's mean "
+        f"is: {'; '.join(told)}."
+    )

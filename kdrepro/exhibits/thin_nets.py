@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -41,12 +42,25 @@ ARMS = {
     "fitnet_joint": ("hint and soft\ntargets at once", PINK),
     "fitnet_code": ("three things as\nin the code", "black"),
 }
-# The nets by depth: the end of their arms' names, and up to how many layers section 4.1 says that they learn.
+# The nets by depth, and the ends of their arms' names.
 DEPTHS = (5, 7, 9, 11)
+
+
+class Kind(NamedTuple):
+    """A way to teach nets of the depth study."""
+
+    name: str
+    colour: str
+    # Up to how many layers section 4.1 says that nets learn; of one stage section 3.1 says that they do not.
+    deepest: int | None
+    depths: Sequence[int] = DEPTHS
+
+
 KINDS = {
-    "alone": ("labels alone", RED, 5),
-    "kd": ("soft targets", BLUE, 7),
-    "hint": ("hint first", GREEN, 13),
+    "alone": Kind("labels alone", RED, 5),
+    "kd": Kind("soft targets", BLUE, 7),
+    "hint": Kind("hint first", GREEN, 13),
+    "joint": Kind("hint and soft targets at once", PINK, None, (5, 11)),
 }
 GUESSED = 0.9
 # Where the axis of depths ends; room for words after the deepest nets.
@@ -90,6 +104,11 @@ def plateau(errors: Sequence[float]) -> int | None:
 
 def _curves(rows: Sequence[Row], arm: str, name: str) -> list[list[float]]:
     return [row.curves[name] for row in rows if row.arm == arm and row.curves.get(name)]
+
+
+def depth_arms(depths: Sequence[int] = DEPTHS) -> list[str]:
+    """Return the names of the depth study's students, the shallowest first."""
+    return [f"depth{depth}_{name}" for depth in depths for name, kind in KINDS.items() if depth in kind.depths]
 
 
 def _of_depth(arm: str) -> tuple[int, str] | None:
@@ -162,7 +181,8 @@ def _named(arm: str) -> tuple[str, str, str]:
     found = _of_depth(arm)
     if found is not None:
         depth, kind = found
-        return f"{depth} layers, {KINDS[kind][0]}", KINDS[kind][1], "--" if depth == DEPTHS[-1] else "-"
+        style = "--" if depth == DEPTHS[-1] else "-"
+        return f"{depth} layers, {KINDS[kind].name}", KINDS[kind].colour, style
     name, colour = ARMS.get(arm, (arm, GREY))
     return name.replace("\n", " "), colour, "-"
 
@@ -238,7 +258,7 @@ def plateau_table(
 
 
 def depth_curve(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
-    """Test errors against depth for nets of 30 million multiplications: labels, soft targets, or a hint first.
+    """Test errors against depth for nets of 30 million multiplications, by how they were taught.
 
     Mean and 95 % interval over the seeds, every run as a dot. Above half of the pictures wrong a net counts as one
     that does not learn. The bars at the top are the depths at which Romero et al. (2015), section 4.1, say that a net
@@ -277,9 +297,9 @@ def depth_curve(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
 
 def _depths(axes: Axes, rows: Sequence[Row], kind: str, place: int) -> bool:
     """Draw the nets of one kind; whether there was anything to draw."""
-    name, colour, _ = KINDS[kind]
+    name, colour = KINDS[kind].name, KINDS[kind].colour
     # Beside one another, so that intervals and dots of one depth do not hide each other.
-    shift = 0.16 * (place - 1)
+    shift = 0.16 * (place - (len(KINDS) - 1) / 2)
     places, means = [], []
     for depth in DEPTHS:
         side = Side.of(f"depth{depth}_{kind}", "test_error_rate")
@@ -304,7 +324,9 @@ def _depths(axes: Axes, rows: Sequence[Row], kind: str, place: int) -> bool:
 def _paper_depths(axes: Axes) -> None:
     """Draw, at the top, how deep a net the paper says that each kind trains."""
     axes.text(4.4, 1.19, "the paper: learns at", va="center", ha="left", fontsize=10)
-    for place, (_, colour, deepest) in enumerate(KINDS.values()):
+    for place, (_, colour, deepest, _) in enumerate(KINDS.values()):
+        if deepest is None:
+            continue
         height = 1.14 - 0.045 * place
         axes.plot(
             [4.85, min(deepest + 0.15, _RIGHT)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from recorded_rows import make_row, write_ledger
 
-from kdrepro.exhibits.depth_answer import answer
+from kdrepro.exhibits.depth_answer import answer, hint_kept
 from kdrepro.ledger import recorded
 
 
@@ -34,12 +34,13 @@ def test_depths_that_learn_are_told_from_those_that_do_not_and_those_that_differ
         "depth11_alone": [0.9, 0.9],
         "depth5_kd": [0.3, 0.3],
         "depth11_hint": [0.2, 0.2],
+        "depth11_joint": [0.25, 0.25],
     }
     assert answer(ledger_of(tmp_path, rates)) == (
         "**Nets of how many layers have learned when a short schedule ends? With labels alone 5, some runs of "
-        "7, not 9 and 11; with soft targets 5; with a hint first 11.** The paper, at its full length, trains up to 5 "
-        "layers with labels, 7 with soft targets and 13 with hints; here a net has 20 epochs, and there are 2 runs of "
-        "each."
+        "7, not 9 and 11; with soft targets 5; with a hint first 11; with hint and soft targets at once 11.** The paper, at its "
+        "full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints; here a net has 20 "
+        "epochs, and there are 2 runs of each."
     )
 
 
@@ -78,3 +79,21 @@ def test_without_rows_it_says_so(tmp_path):
 
 def test_the_recorded_rows_have_an_answer():
     assert answer(recorded()).startswith("**Nets of how many layers have learned")
+
+
+def test_where_the_guided_layer_ends_is_told_of_depths_that_have_both_trainings(tmp_path):
+    far = {"depth5_hint": [80.0, 60.0], "depth5_joint": [20.0], "depth11_hint": [50.0]}
+    rows = [
+        make_row(
+            arm,
+            seed,
+            recipe="fitnets",
+            protocol="reduced",
+            metrics={"test_errors": 1.0, "hint_distance_after": distance, "hint_distance_blind": 200.0},
+        )
+        for arm, several in far.items()
+        for seed, distance in enumerate(several)
+    ]
+    text = hint_kept(write_ledger(tmp_path, rows))
+    assert text.endswith("mean is: with 5 layers 35 % after two stages and 10 % after one.")
+    assert hint_kept(write_ledger(tmp_path / "less", rows[-1:])) == ""

@@ -15,6 +15,7 @@ from kdrepro import plots
 from kdrepro.exhibits import thin_nets
 from kdrepro.exhibits.bars import Column, bars
 from kdrepro.ledger import Ledger, Row
+from kdrepro.recipes import fitnets
 
 
 def row(arm: str, seed: int, rate: float, **changes) -> Row:
@@ -55,8 +56,9 @@ def fitnets_rows() -> list[Row]:
             errors = rate + chance.gauss(0, 3e-4)
             rows.append(row(arm, seed, errors, curves=curves, config=settings, metrics=metrics))
     depths = {"alone": (0.35, 0.9, 0.9, 0.9), "kd": (0.3, 0.32, 0.7, 0.9), "hint": (0.28, 0.26, 0.25, 0.24)}
+    depths |= {"joint": (0.29, 0.31)}
     for kind, rates in depths.items():
-        for depth, rate in zip(thin_nets.DEPTHS, rates, strict=True):
+        for depth, rate in zip(thin_nets.KINDS[kind].depths, rates, strict=True):
             for seed in range(3):
                 rows.append(
                     row(f"depth{depth}_{kind}", seed, rate + chance.gauss(0, 0.02), protocol="reduced")
@@ -118,9 +120,9 @@ def test_nets_by_depth_have_names_and_the_deepest_dashed_lines(tmp_path):
         write_ledger(tmp_path, rows), arms, protocol="reduced", examples="pictures"
     )
     drawn = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in chart.axes[0].lines}
-    assert drawn["5 layers, soft targets: 1"] == (thin_nets.KINDS["kd"][1], "-")
-    assert drawn["11 layers, soft targets: never"] == (thin_nets.KINDS["kd"][1], "--")
-    assert drawn["11 layers, hint first: 1"] == (thin_nets.KINDS["hint"][1], "--")
+    assert drawn["5 layers, soft targets: 1"] == (thin_nets.KINDS["kd"].colour, "-")
+    assert drawn["11 layers, soft targets: never"] == (thin_nets.KINDS["kd"].colour, "--")
+    assert drawn["11 layers, hint first: 1"] == (thin_nets.KINDS["hint"].colour, "--")
     assert chart.axes[0].get_ylabel() == "errors on the pictures held out"
 
 
@@ -198,29 +200,39 @@ def test_a_demonstration_is_not_set_beside_the_paper(tmp_path):
 # Depth.
 
 
+def test_the_students_of_the_depth_study_are_arms_of_the_recipe():
+    depth = [arm for arm in fitnets.RECIPE.arms if arm.startswith("depth")]
+    assert sorted(thin_nets.depth_arms()) == sorted(depth)
+    assert thin_nets.depth_arms([7]) == ["depth7_alone", "depth7_kd", "depth7_hint"]
+
+
 def test_errors_by_depth_are_means_with_intervals_and_every_run(ledger):
     axes = thin_nets.depth_curve(ledger).axes[0]
-    for kind, (name, _, _) in thin_nets.KINDS.items():
+    for kind, (name, _, _, depths) in thin_nets.KINDS.items():
         line = next(each for each in axes.lines if each.get_label() == name)
         runs = [
             [each.metrics["test_error_rate"] for each in ledger.rows(arm=f"depth{depth}_{kind}")]
-            for depth in thin_nets.DEPTHS
+            for depth in depths
         ]
         assert [round(place) for place in line.get_xdata()] == list(thin_nets.DEPTHS)
-        assert list(line.get_ydata()) == pytest.approx([np.mean(each) for each in runs])
+        drawn = line.get_ydata()[np.isin(thin_nets.DEPTHS, depths)]
+        assert list(drawn) == pytest.approx([np.mean(each) for each in runs])
+        assert np.isfinite(line.get_ydata()).sum() == len(depths)
         drawn = [
             list(each.get_ydata()) for each in axes.lines if each.get_marker() == "o" and each is not line
         ]
         assert all(each in drawn for each in runs)
     teacher = next(each for each in axes.lines if each.get_label() == "teacher")
     assert teacher.get_ydata()[0] == pytest.approx(0.2)
-    assert len(axes.containers) == 12
+    assert len(axes.containers) == 14
 
 
 def test_the_papers_depths_are_shown_and_go_beyond_the_figure_where_it_does(ledger):
     axes = thin_nets.depth_curve(ledger).axes[0]
     ends = {line.get_color(): line.get_xdata()[1] for line in axes.lines if line.get_linewidth() == 6}
-    assert ends == {colour: min(deepest + 0.15, 12.9) for _, colour, deepest in thin_nets.KINDS.values()}
+    told = [kind for kind in thin_nets.KINDS.values() if kind.deepest is not None]
+    assert ends == {kind.colour: min(kind.deepest + 0.15, 12.9) for kind in told}
+    assert thin_nets.KINDS["joint"].colour not in ends
     assert "to 13" in texts(axes.figure)
 
 
