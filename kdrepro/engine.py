@@ -128,10 +128,11 @@ def fit(
     `device` is `auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda` or `mps`. `precision` is that of the networks,
     `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as many CPUs do too. Weights and losses
     are float32 in any case. Where that is faster, weights lie with the channels last in memory while it trains.
-    `cuda_graphs` records the passes of a step on CUDA, anew in each epoch, and replays them, which spares a small net
-    the launching of its kernels one by one; the numbers are the same. It is for nets and objectives whose Python does
-    the same in every step, and which change what they keep in place: a choice or a count would stay as recorded.
-    Elsewhere, under `accelerate launch`, and for inputs by name it does nothing.
+    `cuda_graphs` records the passes of a step on CUDA, once for each shape of a batch, and replays them, which spares a
+    small net the launching of its kernels one by one; the numbers are the same. It is for nets and objectives whose
+    Python does the same in every step, and which change what they keep in place: a choice or a count would stay as
+    recorded, but what `start_epoch` sets is recorded anew in each epoch. Elsewhere, and under `accelerate launch`, it
+    does nothing.
 
     Raises `ValueError` or `TypeError`, naming the argument, before training starts; `FloatingPointError` with the step,
     the terms and the side that is not finite; `RuntimeError`, in the first epoch, for what `cuda_graphs` cannot record.

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import checks, devices
-from kdrepro.replays import Replay
+from kdrepro.replays import Replay, copied
 from kdrepro.resume import History, State, Step, signature
 from kdrepro.teacher import run_module, untouched
 from kdrepro.types import Batch, Outputs, TrainingData
@@ -102,6 +102,7 @@ class Trainee:
                 state=lambda: [*self.step.parameters(), *self.step.buffers()],
                 fixed=self.trained,
             )
+            self.room = [torch.empty_like(parameter) for parameter in self.trained]
         self.optimizer = self.member.optimizer(self.trained)
         self.scheduler = self.member.schedule(self.optimizer) if self.member.schedule else None
         # Not the optimiser: Accelerate's wrapper looks for packages on the disk at every step, and adds nothing here.
@@ -141,8 +142,8 @@ class Trainee:
         self.random = _random_state(self.run.device)
         self.wrapped.train()
         self._tell_epoch(self.history.epochs)
-        if self.replay is not None:
-            # Whatever has changed since, a weight of the objective for instance, counts from now on.
+        if self.replay is not None and hasattr(self.member.objective, "start_epoch"):
+            # A weight that depends on the epoch is a number of Python's.
             self.replay.forget()
         self.sums: dict[str, Tensor] = {}
         self.recent: list[dict[str, Tensor]] = []
@@ -164,6 +165,9 @@ class Trainee:
         loss = torch.stack(list(terms.values())).sum()
         self.run.backward(loss * self.share if self.share != 1.0 else loss)
         gradients = [parameter.grad for parameter in self.trained]
+        if self.cuda_graphs:
+            # In one place for all recordings, which would keep as many gradients.
+            gradients = copied(gradients, into=self.room)
         return {name: value.detach() for name, value in terms.items()}, gradients
 
     def learn(self, batch: Batch, taught: Outputs | None, *, share: float, alone: bool) -> None:

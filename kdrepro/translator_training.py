@@ -183,6 +183,7 @@ class TranslatorTraining:
             schedule=_schedule(steps),
             gradient_clip=settings["gradient_clip"],
             part=part,
+            cuda_graphs=True,
             **options,
         )
 

@@ -5,18 +5,12 @@ from typing import ClassVar
 
 import pytest
 import torch
-from small_networks import WithFeatures, network
-from small_trainings import batches, train
+from small_networks import network
+from small_trainings import train
 from torch import Tensor, nn
 
-from kdrepro import AttentionTransfer, Batches, Supervised, Taps, cache_teacher, fit
-from kdrepro.data.batches import CropFlip
-from kdrepro.engine import fit_cohort
-from kdrepro.members import Member
-from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet
-from kdrepro.models.wide_resnet import WideResNet
-from kdrepro.replays import Replay, _parts, _whole
-from kdrepro.teacher import FrozenTeacher
+from kdrepro import replays
+from kdrepro.replays import Replay, _parts, _whole, copied
 from kdrepro.types import Batch, Outputs
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -40,9 +34,8 @@ class Recorder:
         pass
 
     def replay(self):
-        replay = Recorder.replay_of
-        taught = Outputs(replay.given["logits"]) if "logits" in replay.given else None
-        replay.found.copy_(replay.work(Batch(replay.given["inputs"], replay.given["targets"]), taught))
+        (own,) = (each for each in Recorder.replay_of.recordings.values() if each.graph is self)
+        own.found.copy_(Recorder.replay_of.work(*_whole(own.given)))
 
 
 class Stream:
@@ -94,11 +87,43 @@ def test_what_is_replayed_is_the_batch_and_the_teacher_that_it_is_given(recorder
         assert replay(examples(step), Outputs(torch.full((4, 3), 10.0 + step))).item() == 20 * step + 120
 
 
-def test_a_batch_of_another_shape_is_worked_through(recorder):
+def test_each_shape_that_comes_twice_has_a_recording(recorder):
     replay = replay_of(total)
-    sizes = (4, 4, 4, 3, 4, 3, 4)
-    found = [(replay(examples(1.0, size), None).item(), recorder.recorded) for size in sizes]
-    assert found == [(2 * size, step > 3) for step, size in enumerate(sizes)]
+    sizes = (4, 4, 4, 3, 4, 3, 5, 4, 3, 3)
+    found = [(replay(examples(1.0 + step, size), None).item()) for step, size in enumerate(sizes)]
+    assert found == [2 * size * (1 + step) for step, size in enumerate(sizes)]
+    assert {shapes[0][1][0] for shapes in replay.recordings} == {4, 3}
+    # All in the memory of the first.
+    assert recorder.pools == [None, 1]
+
+
+def test_of_more_shapes_than_a_device_may_keep_the_last_ones_are_worked_through(recorder, monkeypatch):
+    monkeypatch.setattr(replays, "_MOST_SHAPES", 2)
+    replay = replay_of(total)
+    for size in (2, 3, 4, 5) * 3:
+        assert replay(examples(1.0, size), None).item() == 2 * size
+    assert recorder.recorded == 2
+
+
+def test_what_comes_in_is_put_into_room_for_all_that_grows(recorder):
+    replay = replay_of(total)
+    for size in (4, 4, 4, 4, 3, 3, 6, 6, 7, 7):
+        replay(examples(1.0, size), None)
+    rooms = [recording.given["inputs"] for recording in replay.recordings.values()]
+    assert [len(room) for room in rooms] == [4, 3, 6, 7]
+    places = [room.data_ptr() for room in rooms]
+    # The room for six is twice as large, so that seven find theirs.
+    assert (places[0] == places[1], places[1] == places[2], places[2] == places[3]) == (True, False, True)
+
+
+def test_room_has_the_order_in_memory_of_what_comes_in(recorder):
+    replay = replay_of(lambda batch, _: batch.inputs.sum())
+    images = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    for factor in range(5):
+        batch = Batch(images * factor, torch.zeros(2, dtype=torch.int64))
+        assert replay(batch, None).item() == pytest.approx((images * factor).sum().item())
+    (recording,) = replay.recordings.values()
+    assert recording.given["inputs"].stride() == images.stride()
 
 
 def test_what_was_forgotten_is_recorded_anew(recorder):
@@ -146,16 +171,25 @@ def test_what_is_taken_apart_is_put_together_again():
     taught = Outputs(torch.rand(2, 5), {"a": torch.rand(2, 4), "b.c": torch.rand(2, 1)})
     for given in (taught, None):
         assert _whole(_parts(batch, given)) == (batch, given)
-    bare = Batch(batch.inputs, batch.targets)
-    assert _whole(_parts(bare, None)) == (bare, None)
+    for inputs in (batch.inputs, {"source": batch.inputs, "previous": batch.targets}):
+        bare = Batch(inputs, batch.targets)
+        assert _whole(_parts(bare, None)) == (bare, None)
 
 
-def test_inputs_by_name_are_worked_through(recorder):
-    replay = replay_of(lambda batch, taught: batch.inputs["a"].sum())
+def test_inputs_by_name_are_replayed(recorder):
+    replay = replay_of(lambda batch, taught: batch.inputs["a"].sum() - batch.inputs["b"].sum())
     for step in range(6):
-        batch = Batch({"a": torch.full((2,), float(step))}, torch.zeros(2, dtype=torch.int64))
-        assert replay(batch, None).item() == 2 * step
-    assert recorder.recorded == 0
+        inputs = {"a": torch.full((2,), float(step)), "b": torch.ones(3)}
+        assert replay(Batch(inputs, torch.zeros(2, dtype=torch.int64)), None).item() == 2 * step - 3
+    assert recorder.recorded == 1
+
+
+def test_gradients_are_copied_to_one_place_but_for_those_that_are_none():
+    rooms = [torch.zeros(2), torch.zeros(3), torch.zeros(1)]
+    found = copied([torch.ones(2), None, torch.full((1,), 2.0)], into=rooms)
+    assert found[1] is None
+    assert (found[0] is rooms[0], found[2] is rooms[2]) == (True, True)
+    assert [room.tolist() for room in rooms] == [[1, 1], [0, 0, 0], [2]]
 
 
 def test_work_that_cannot_be_recorded_is_an_error_that_says_so(recorder, monkeypatch):
@@ -187,129 +221,3 @@ def test_on_a_cpu_it_does_nothing():
     assert all(
         torch.equal(one, other) for one, other in zip(*(each.parameters() for each in students), strict=True)
     )
-
-
-def trained_alike(made, *, exact: bool = True) -> None:
-    """`made(cuda_graphs)` trains and returns histories and students; both ways have to give the same."""
-    replayed = 0
-    replay = torch.cuda.CUDAGraph.replay
-
-    def counted(graph):
-        nonlocal replayed
-        replayed += 1
-        replay(graph)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda.CUDAGraph, "replay", counted)
-        histories, students = made(False)
-        assert replayed == 0
-        others, other_students = made(True)
-        assert replayed > 5
-    for one, other in zip(histories, others, strict=True):
-        for name, curve in one.curves.items():
-            assert other.curves[name] == (curve if exact else pytest.approx(curve, rel=1e-3))
-    for one, other in zip(students, other_students, strict=True):
-        for (name, value), found in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-            torch.testing.assert_close(
-                found, value, rtol=0 if exact else 1e-2, atol=0 if exact else 1e-3, msg=name
-            )
-
-
-@needs_cuda
-def test_dropout_batchnorm_and_a_rest_give_the_same_numbers():
-    def made(graphs):
-        student = network(1)
-        history = train(student, device="cuda", batches=batches(150), cuda_graphs=graphs, gradient_clip=0.5)
-        return [history], [student]
-
-    trained_alike(made)
-
-
-@needs_cuda
-def test_an_objective_that_changes_from_epoch_to_epoch_gives_the_same_numbers():
-    def made(graphs):
-        student, data = network(1), batches(150)
-        objective = FitNetKD(temperature=3.0, soft_weight=4.0, final_soft_weight=1.0, decay_epochs=2)
-        taught = cache_teacher(FrozenTeacher(network(0)), data, device="cuda")
-        history = train(
-            student, objective=objective, teacher=taught, device="cuda", batches=data, cuda_graphs=graphs
-        )
-        return [history], [student]
-
-    trained_alike(made)
-
-
-@needs_cuda
-def test_a_cohort_under_a_tapped_teacher_on_augmented_images_gives_the_same_numbers():
-    random = torch.Generator().manual_seed(0)
-    images, classes = (
-        torch.randn(200, 3, 32, 32, generator=random),
-        torch.randint(10, (200,), generator=random),
-    )
-    groups = {name: name for name in ("group0", "group1", "group2")}
-
-    def net(seed, width=1):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return WideResNet(10, width, in_channels=3)
-
-    def made(graphs):
-        students = [net(1), net(2)]
-        objectives = [AttentionTransfer(list(groups), attention_weight=100.0, form="code"), Supervised()]
-        histories = fit_cohort(
-            [
-                Member(
-                    student=Taps(student, groups),
-                    objective=objective,
-                    optimizer=lambda each: torch.optim.SGD(each, lr=0.05, momentum=0.9, fused=True),
-                )
-                for student, objective in zip(students, objectives, strict=True)
-            ],
-            Batches(images, classes, batch_size=32, seed=0, augment=CropFlip()),
-            teacher=FrozenTeacher(Taps(net(0, 2), groups)),
-            epochs=3,
-            device="cuda",
-            precision="fp32",
-            cuda_graphs=graphs,
-        )
-        return histories, students
-
-    torch.backends.cudnn.deterministic, before = True, torch.backends.cudnn.deterministic
-    try:
-        trained_alike(made, exact=False)
-    finally:
-        torch.backends.cudnn.deterministic = before
-
-
-@needs_cuda
-def test_an_objective_that_waits_for_a_value_is_refused():
-    class Waits(nn.Module):
-        def forward(self, student, teacher, batch):
-            loss = student.logits.square().mean()
-            return {"loss": loss if loss.item() > 0 else 2 * loss}
-
-    with pytest.raises(RuntimeError, match="cuda_graphs: a step could not be recorded"):
-        train(network(1), objective=Waits(), device="cuda", batches=batches(150), cuda_graphs=True)
-
-
-@needs_cuda
-def test_features_of_a_network_itself_are_replayed_too():
-    def made(graphs):
-        with torch.random.fork_rng():
-            torch.manual_seed(5)
-            teacher, student, bridge = WithFeatures(), WithFeatures(), nn.Linear(8, 8)
-        hints = HintStage(bridge, student_tap="hidden", teacher_tap="hidden")
-        history = fit(
-            student,
-            JointFitNet(hints, Supervised(), hint_weight=1.0),
-            batches(150),
-            teacher=teacher,
-            optimizer=lambda each: torch.optim.RMSprop(each, lr=0.01),
-            epochs=3,
-            device="cuda",
-            precision="fp32",
-            cuda_graphs=graphs,
-        )
-        return [history], [student]
-
-    trained_alike(made)

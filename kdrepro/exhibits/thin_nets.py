@@ -108,7 +108,9 @@ def _curves(rows: Sequence[Row], arm: str, name: str) -> list[list[float]]:
 
 def depth_arms(depths: Sequence[int] = DEPTHS) -> list[str]:
     """Return the names of the depth study's students, the shallowest first."""
-    return [f"depth{depth}_{name}" for depth in depths for name, kind in KINDS.items() if depth in kind.depths]
+    return [
+        f"depth{depth}_{name}" for depth in depths for name, kind in KINDS.items() if depth in kind.depths
+    ]
 
 
 def _of_depth(arm: str) -> tuple[int, str] | None:
