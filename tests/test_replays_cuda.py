@@ -145,10 +145,15 @@ def test_features_of_a_network_itself_are_replayed_too():
     trained_alike(made)
 
 
-@pytest.mark.parametrize("asked", ["cached", "live", "nobody"])
-def test_sentences_of_many_lengths_give_the_same_numbers(asked):
+@pytest.mark.parametrize(
+    ("asked", "longest", "batch_size"),
+    # Torch looks up the gradients of few words in another way than those of many.
+    [("cached", 6, 8), ("live", 6, 8), ("nobody", 6, 8), ("nobody", 60, 75)],
+)
+def test_sentences_of_many_lengths_give_the_same_numbers(asked, longest, batch_size):
     draw = random.Random(0)
-    pairs = [[draw.randrange(4, 12) for _ in range(draw.randint(1, 6))] for _ in range(150)]
+    pairs = [[draw.randrange(4, 12) for _ in range(draw.randint(1, longest))] for _ in range(150)]
+    epochs = 4 if longest < 10 else 8
 
     def net(seed):
         with torch.random.fork_rng():
@@ -157,7 +162,7 @@ def test_sentences_of_many_lengths_give_the_same_numbers(asked):
 
     def made(graphs):
         student, teacher = net(1), net(2)
-        data = SentenceBatches(pairs, pairs[::-1], batch_size=8, seed=3)
+        data = SentenceBatches(pairs, pairs[::-1], batch_size=batch_size, seed=3)
         history = fit(
             student,
             Supervised() if asked == "nobody" else WordLevelKD(soft_weight=0.5),
@@ -169,7 +174,7 @@ def test_sentences_of_many_lengths_give_the_same_numbers(asked):
             }[asked](),
             optimizer=lambda each: torch.optim.Adam(each, lr=0.003, fused=True),
             gradient_clip=1.0,
-            epochs=4,
+            epochs=epochs,
             device="cuda",
             precision="bf16",
             cuda_graphs=graphs,
