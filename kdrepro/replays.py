@@ -18,8 +18,9 @@ Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 # What torch and CUDA's libraries set up when they are first used cannot be recorded.
 _FIRST_STEPS = 3
-# A recording holds its kernels' arguments, in the GPU's memory; batches of more shapes than this are worked through.
-_MOST_SHAPES = 1_000
+# A recording takes some kilobytes of the GPU's memory for each kernel. Where less than this part of it is left free,
+# batches of further shapes are worked through.
+_LEFT_FREE = 1 / 8
 
 
 @dataclass
@@ -34,11 +35,11 @@ class _Recording(Generic[T]):
 class Replay(Generic[T]):
     """`work(batch, taught)`, whose kernels are launched one by one for the first batches, and at once after them.
 
-    Batches of each shape have a recording of their own, made when there is a second one of it. Only what is on the GPU
-    is repeated: numbers and choices of Python's are those of the batch that was recorded, until `forget`. `state` are
-    the tensors that the work reads and changes in place, `fixed` those of them that are looked at before each replay:
-    where one lies elsewhere than at the recording, the work is recorded anew. What it returns is overwritten by the
-    next call. All recordings share their memory: no more is taken than by the largest, but for what the work returns.
+    Batches of each shape have a recording of their own, made when there is a second one of it and memory left for it.
+    Only what is on the GPU is repeated: numbers and choices of Python's are those of the batch that was recorded, until
+    `forget`. `state` are the tensors that the work reads and changes in place, `fixed` those of them that are looked at
+    before each replay: where one lies elsewhere than at the recording, the work is recorded anew. What it returns is
+    overwritten by the next call. All recordings compute in the same memory, but each keeps what the work returns.
 
     Raises `RuntimeError` where the work cannot be recorded: where it waits for a value from the GPU, for instance, or
     puts a new tensor in the place of one of its state.
@@ -77,7 +78,7 @@ class Replay(Generic[T]):
         if recording is None:
             known = shapes in self.seen
             self.seen.add(shapes)
-            if self.worked <= _FIRST_STEPS or not known or len(self.recordings) >= _MOST_SHAPES:
+            if self.worked <= _FIRST_STEPS or not known or not self._has_room():
                 return self._work(batch, taught)
             recording = self.recordings[shapes] = self._record(given)
         for name, value in recording.given.items():
@@ -106,6 +107,8 @@ class Replay(Generic[T]):
                     found = self.work(*_whole(inside))
                 finally:
                     graph.capture_end()
+            # The state of the random numbers, which all recordings share, is written on both streams.
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
         except RuntimeError as error:
             raise RuntimeError(
                 f"cuda_graphs: a step could not be recorded ({error.__context__ or error}); expected a student, a "
@@ -119,6 +122,10 @@ class Replay(Generic[T]):
             )
         self.latest, self.places = graph, _places(self.fixed)
         return _Recording(graph, inside, found)
+
+    def _has_room(self) -> bool:
+        free, total = torch.cuda.mem_get_info(self.device)
+        return free >= _LEFT_FREE * total
 
     def _room(self, name: str, value: Tensor) -> Tensor:
         """Return a tensor like `value` in the room for all of that name, which grows where it is too small."""

@@ -9,11 +9,8 @@ from small_networks import network
 from small_trainings import train
 from torch import Tensor, nn
 
-from kdrepro import replays
 from kdrepro.replays import Replay, _parts, _whole, copied
 from kdrepro.types import Batch, Outputs
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 class Recorder:
@@ -54,6 +51,7 @@ def recorder(monkeypatch):
         "stream": lambda _: contextlib.nullcontext(),
         "current_stream": Stream,
         "synchronize": lambda _: None,
+        "mem_get_info": lambda _: (1, 1),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(Recorder, "recorded", 0)
@@ -97,12 +95,14 @@ def test_each_shape_that_comes_twice_has_a_recording(recorder):
     assert recorder.pools == [None, 1]
 
 
-def test_of_more_shapes_than_a_device_may_keep_the_last_ones_are_worked_through(recorder, monkeypatch):
-    monkeypatch.setattr(replays, "_MOST_SHAPES", 2)
+def test_without_memory_left_further_shapes_are_worked_through(recorder, monkeypatch):
     replay = replay_of(total)
-    for size in (2, 3, 4, 5) * 3:
+    counts = []
+    for size, free in ((2, 2), (2, 2), (2, 2), (2, 2), (3, 2), (3, 1), (2, 1), (3, 1), (3, 2)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10))
         assert replay(examples(1.0, size), None).item() == 2 * size
-    assert recorder.recorded == 2
+        counts.append(recorder.recorded)
+    assert counts == [0, 0, 0, 1, 1, 1, 1, 1, 2]
 
 
 def test_what_comes_in_is_put_into_room_for_all_that_grows(recorder):

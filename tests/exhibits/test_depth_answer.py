@@ -38,9 +38,9 @@ def test_depths_that_learn_are_told_from_those_that_do_not_and_those_that_differ
     }
     assert answer(ledger_of(tmp_path, rates)) == (
         "**Nets of how many layers have learned when a short schedule ends? With labels alone 5, some runs of "
-        "7, not 9 and 11; with soft targets 5; with a hint first 11; with hint and soft targets at once 11.** The paper, at its "
-        "full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints; here a net has 20 "
-        "epochs, and there are 2 runs of each."
+        "7, not 9 and 11; with soft targets 5; with a hint first 11; with hint and soft targets at once 11.** The "
+        "paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints; here a "
+        "net has 20 epochs, and there are 2 runs of each."
     )
 
 
