@@ -197,7 +197,7 @@ class Trainee:
         _look(self.recent, self.history.epochs, number, self.step, ask, self.data)
         for each in self.recent:
             for name, value in each.items():
-                self.sums[name] = self.sums.get(name, torch.zeros((), device=self.run.device)) + value
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.recent = []
 
     def end_epoch(self, shared_seconds: float, *, checkpoint_seconds: float) -> None:
