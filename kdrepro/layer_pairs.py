@@ -42,7 +42,7 @@ class LayerPair:
     sequence: bool = False
 
     @property
-    def regressor(self) -> str:
+    def regressor_code(self) -> str:
         """What brings the student's feature to the teacher's shape, as code; empty if nothing is needed or fits.
 
         For maps and sequences the convolution of Romero et al. (2015), section 2.2: no padding, a kernel of side
@@ -69,9 +69,9 @@ class LayerPair:
         """
         if self.problem:
             raise ValueError(f"{self.name}: no regressor fits, {self.problem}")
-        if not self.regressor:
+        if not self.regressor_code:
             return nn.Identity()
-        kind, _, rest = self.regressor.partition("(")
+        kind, _, rest = self.regressor_code.partition("(")
         made: nn.Module = getattr(nn, kind.removeprefix("nn."))(*literal_eval(f"({rest}"))
         return made
 
@@ -95,7 +95,7 @@ def suggest_pairs(
     >>> teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
     >>> student = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten())
     >>> for pair in suggest_pairs(teacher, student, torch.randn(2, 3, 8, 8)):
-    ...     print(pair.name, pair.teacher, pair.student, pair.regressor)
+    ...     print(pair.name, pair.teacher, pair.student, pair.regressor_code)
     pair1 1 1 nn.Conv2d(4, 8, 1)
     pair2 3 3 nn.Conv2d(4, 8, 2)
     """
@@ -137,11 +137,11 @@ def format_pairs(pairs: Sequence[LayerPair]) -> str:
     for pair in pairs:
         if pair.problem:
             needed = f"no regressor fits: {pair.problem}"
-        elif not pair.regressor:
+        elif not pair.regressor_code:
             needed = "no regressor needed"
         else:
             ending = "which must not end in a ReLU" if pair.teacher_signed else "which may end in a ReLU"
-            needed = f"regressor {pair.regressor}, {ending}"
+            needed = f"regressor {pair.regressor_code}, {ending}"
         signs = (
             "signed" if signed else "never below 0" for signed in (pair.teacher_signed, pair.student_signed)
         )

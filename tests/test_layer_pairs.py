@@ -72,7 +72,7 @@ def test_stages_of_equal_size_are_paired_with_a_convolution_of_kernel_1():
     teacher, student = ConvNet(8, 12, 16), ConvNet(4, 6, 16)
     pairs = suggest_pairs(teacher, student, IMAGES)
     assert paths(pairs) == [(f"stages.{place}", f"stages.{place}") for place in range(3)]
-    assert [pair.regressor for pair in pairs] == ["nn.Conv2d(4, 8, 1)", "nn.Conv2d(6, 12, 1)", ""]
+    assert [pair.regressor_code for pair in pairs] == ["nn.Conv2d(4, 8, 1)", "nn.Conv2d(6, 12, 1)", ""]
     assert isinstance(pairs[2].make_regressor(), nn.Identity)
     assert_regressors_fit(teacher, student, IMAGES, pairs)
 
@@ -112,7 +112,7 @@ def test_no_regressor_makes_a_map_larger():
         IMAGES,
     )
     assert pair.problem == "the student's map is smaller, (4, 4) against (8, 8)"
-    assert pair.regressor == ""
+    assert pair.regressor_code == ""
     assert "no regressor fits: the student's map is smaller" in format_pairs([pair])
     with pytest.raises(ValueError, match=r"^pair1: no regressor fits, the student's map is smaller"):
         pair.make_regressor()
@@ -133,7 +133,7 @@ def test_sequences_have_their_channels_first_and_need_convolutions_over_one_dime
     teacher, student = sequences(8, 12), sequences(4, 6, kernel=2)
     teacher(inputs), student(inputs)
     pairs = suggest_pairs(teacher, student, inputs)
-    assert [pair.regressor for pair in pairs] == ["nn.Conv1d(4, 8, 2)", "nn.Conv1d(6, 12, 3)"]
+    assert [pair.regressor_code for pair in pairs] == ["nn.Conv1d(4, 8, 2)", "nn.Conv1d(6, 12, 3)"]
     assert all(pair.sequence for pair in pairs)
     assert_regressors_fit(teacher, student, inputs, pairs)
     shorter, longer = sequences(4, 6, kernel=9), sequences(8, 12, kernel=1)
@@ -148,7 +148,7 @@ def test_networks_that_keep_their_size_are_cut_into_thirds():
     teacher, student = Tokens(6, 8), Tokens(3, 4)
     pairs = suggest_pairs(teacher, student, IMAGES)
     assert paths(pairs) == [("blocks.1", "blocks.0"), ("blocks.3", "blocks.1"), ("blocks.5", "blocks.2")]
-    assert {pair.regressor for pair in pairs} == {"nn.Linear(4, 8)"}
+    assert {pair.regressor_code for pair in pairs} == {"nn.Linear(4, 8)"}
     assert_regressors_fit(teacher, student, IMAGES, pairs)
 
 
@@ -156,7 +156,7 @@ def test_vectors_are_taken_behind_their_non_linearity():
     teacher = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 5))
     pairs = suggest_pairs(teacher, network(), torch.randn(6, 4))
     # Of the small network the ReLU and the dropout behind it, which is awake in training only.
-    assert [(pair.student, pair.regressor) for pair in pairs] == [("3", "nn.Linear(8, 12)")]
+    assert [(pair.student, pair.regressor_code) for pair in pairs] == [("3", "nn.Linear(8, 12)")]
     assert pairs[0].teacher in ("1", "3")
 
 
@@ -185,14 +185,14 @@ def test_maps_with_their_channels_last(teacher_shape, student_shape, problem, co
 
     found = _problem(teacher_shape, student_shape)
     pair = LayerPair("pair1", "a", "b", teacher_shape, student_shape, True, True, found)
-    assert (found, pair.regressor) == (problem, code)
+    assert (found, pair.regressor_code) == (problem, code)
 
 
 def test_a_feature_that_is_never_below_0_needs_a_regressor_to_reach_one_that_is():
     teacher, student = ConvNet(8, 8, last=nn.Identity), ConvNet(8, 8)
     pairs = suggest_pairs(teacher, student, IMAGES)
     assert [(pair.teacher_signed, pair.student_signed) for pair in pairs] == [(True, False)] * 2
-    assert [pair.regressor for pair in pairs] == ["nn.Conv2d(8, 8, 1)"] * 2
+    assert [pair.regressor_code for pair in pairs] == ["nn.Conv2d(8, 8, 1)"] * 2
     assert format_pairs(pairs).count("which must not end in a ReLU") == 2
     back = suggest_pairs(student, teacher, IMAGES)
     assert format_pairs(back).count("no regressor needed") == 2
