@@ -166,8 +166,12 @@ def plateau_curves(
             title = f"epochs before half of the {examples} were right"
             chart.legend(title=title, title_fontsize=11, loc="outside lower center", ncols=2)
         _hint_stage(right, rows, arms)
-        for axes, words in ((left, f"not run at protocol {protocol}"), (right, "no hint stage run")):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # The right one is narrow, and numbers of three digits need their room.
+        for axes, marks, words in (
+            (left, 9, f"not run at protocol {protocol}"),
+            (right, 5, "no hint stage run"),
+        ):
+            axes.xaxis.set_major_locator(MaxNLocator(marks, integer=True))
             if axes.lines:
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
                 axes.grid(color="#e5e5e5", linewidth=0.8)
