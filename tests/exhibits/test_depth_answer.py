@@ -9,18 +9,18 @@ from kdrepro.exhibits.depth_answer import answer, hint_kept
 from kdrepro.ledger import recorded
 
 
-def ledger_of(tmp_path, rates):
+def ledger_of(tmp_path, values, *, metric="test_error_rate", **metrics):
     rows = [
         make_row(
             arm,
             seed,
             recipe="fitnets",
             protocol="reduced",
-            metrics={"test_error_rate": rate, "test_errors": 1.0},
+            metrics={"test_errors": 1.0, metric: value, **metrics},
             config={"epochs": 500, "shorter": 25},
         )
-        for arm, several in rates.items()
-        for seed, rate in enumerate(several)
+        for arm, several in values.items()
+        for seed, value in enumerate(several)
     ]
     return write_ledger(tmp_path, rows)
 
@@ -83,17 +83,7 @@ def test_the_recorded_rows_have_an_answer():
 
 def test_where_the_guided_layer_ends_is_told_of_depths_that_have_both_trainings(tmp_path):
     far = {"depth5_hint": [80.0, 60.0], "depth5_joint": [20.0], "depth11_hint": [50.0]}
-    rows = [
-        make_row(
-            arm,
-            seed,
-            recipe="fitnets",
-            protocol="reduced",
-            metrics={"test_errors": 1.0, "hint_distance_after": distance, "hint_distance_blind": 200.0},
-        )
-        for arm, several in far.items()
-        for seed, distance in enumerate(several)
-    ]
-    text = hint_kept(write_ledger(tmp_path, rows))
+    named = {"metric": "hint_distance_after", "hint_distance_blind": 200.0}
+    text = hint_kept(ledger_of(tmp_path, far, **named))
     assert text.endswith("mean is: with 5 layers 35 % after two stages and 10 % after one.")
-    assert hint_kept(write_ledger(tmp_path / "less", rows[-1:])) == ""
+    assert hint_kept(ledger_of(tmp_path / "less", {"depth11_hint": [50.0]}, **named)) == ""
