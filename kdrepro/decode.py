@@ -97,8 +97,10 @@ def beam_search(
     which is exact since a log-probability only falls, or after `max_length` words, `END` counted. If none has ended by
     then, those that go on are returned, with `finished` False. There may be fewer than `n_best`; all are distinct.
 
-    Departs from the toolkit in two things: a hypothesis that has ended takes no place in the next step, where the
-    toolkit lets it go on behind its end, and one that has not ended never wins over one that has.
+    Departs from the toolkit in three things: a hypothesis that has ended takes no place in the next step, where the
+    toolkit lets it go on behind its end; one that has not ended never wins over one that has; and of several the
+    likeliest that ended at any step are returned, where the toolkit stops as soon as the best of its beam has ended and
+    returns that beam, whether its others have ended or not.
 
     All else as in `greedy`. Raises what `greedy` does, and `ValueError` for `n_best` above `width`.
     """

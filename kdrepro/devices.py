@@ -16,11 +16,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from kdrepro import checks
+from kdrepro.row import THEN
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
-# Between the devices of a run that was killed on one and went on on another.
-_THEN = ", then "
 
 
 def available() -> list[str]:
@@ -183,7 +182,7 @@ def in_turn(descriptions: Sequence[str]) -> str:
     >>> in_turn(["cuda: A100", "cuda: A100"]), in_turn(["cuda: A100", "mps"])
     ('cuda: A100', 'cuda: A100, then mps')
     """
-    return _THEN.join(dict.fromkeys(descriptions))
+    return THEN.join(dict.fromkeys(descriptions))
 
 
 def kind(description: str) -> str:
@@ -192,4 +191,4 @@ def kind(description: str) -> str:
     >>> kind("cuda: A100"), kind("cuda: A100, then cuda: H100")
     ('cuda', '')
     """
-    return "" if _THEN in description else description.partition(":")[0]
+    return "" if THEN in description else description.partition(":")[0]

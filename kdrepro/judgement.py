@@ -41,7 +41,7 @@ def not_run(claim: Claim, *, n: int, runs: Iterable[str]) -> Judgement:
     return Judgement(
         claim=claim,
         verdict="not run",
-        detail=few(claim, n) + ".",
+        detail=f"{few(claim, n)}.{ran_instead(claim)}",
         n=n,
         protocol=claim.protocol,
         seeds_needed=claim.seeds,
@@ -100,6 +100,11 @@ def from_to(counts: Iterable[int]) -> str:
 def few(claim: Claim, n: int) -> str:
     """How many of the seeds that a claim asks for are there."""
     return f"{n} of {claim.seeds} seeds at protocol {claim.protocol}"
+
+
+def ran_instead(claim: Claim) -> str:
+    """A sentence with a space before it that names the claims standing in for this one, or nothing."""
+    return f" In its place: {', '.join(claim.instead)}." if claim.instead else ""
 
 
 def settle(needed: int | None, *, taught: bool = False) -> str:

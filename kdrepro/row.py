@@ -11,6 +11,8 @@ from typing import Any
 SCHEMA = 1
 PROTOCOLS = ("smoke", "quick", "reduced", "paper")
 SPLITS = ("test", "select")
+# Between the devices of a run that was killed on one and went on on another.
+THEN = ", then "
 
 _LARGEST = sys.float_info.max
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,99}")
@@ -78,8 +80,10 @@ class Row:
 
     `metrics` is flat and finite, `config` holds JSON values, `teacher` is the run id of the teacher (several for an
     ensemble), `started` is ISO 8601 in UTC, `seconds` is the time of the run, `curves` has one value per epoch, and
-    `samples` are texts that the net wrote, or small arrays as texts, by what they are. Rows of the split `select` come
-    from choosing hyper-parameters on held-out training data; no claim is judged by them.
+    `samples` are texts that the net wrote, or small arrays as texts, by what they are. Of a run that was killed and
+    went on elsewhere `device` names both places; `versions`, `commit` and `started` are those of the process that ended
+    it. Rows of the split `select` come from choosing hyper-parameters on held-out training data; no claim is judged by
+    them.
 
     Raises ValueError that names the field when a value is of the wrong type or out of range.
     """

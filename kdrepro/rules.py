@@ -188,12 +188,14 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
         key=lambda each: max(-each[1].interval.low, each[1].interval.high),
     )
     widest = decides.interval
+    apart = verdict == "reproduced" and (widest.low > 0 or widest.high < 0)
     return Judgement(
         claim=claim,
         verdict=verdict,
         detail=f"{first} minus {second} decides: {number(widest.mean)}, {bounds(widest)}, "
         f"{counted(decides.n, decides.units)}; {number(margin)} allowed, {100 * claim.margin_relative:.0f} % of the "
-        f"mean {number(level)}{settle(needed, taught=any(each.units < each.n for each in outcomes))}.",
+        f"mean {number(level)}{'; so similar, but not the same' if apart else ''}"
+        f"{settle(needed, taught=any(each.units < each.n for each in outcomes))}.",
         mean=widest.mean,
         interval=(widest.low, widest.high),
         n=n,

@@ -116,7 +116,8 @@ def _dashboard_row(found: Paper, judgements: Sequence[Judgement]) -> dict[str, s
     extra = Counter(each.verdict for each in judgements if each.claim.ours)
     planned = found.status == "planned"
     counts = {verdict: "–" if planned else str(own[verdict]) for verdict in VERDICTS}
-    ours = ", ".join(f"{extra[verdict]} {verdict}" for verdict in VERDICTS if extra[verdict]) or "–"
+    told = [f"{extra[verdict]} {verdict}" for verdict in VERDICTS if extra[verdict]]
+    ours = "–" if planned or not told else ", ".join(told)
     runs = {run for each in judgements for run in each.runs}
     status = "not yet judged" if planned else f"{len(runs)} runs judged"
     return {"Paper": found.cited_as, "Title": found.title, **counts, "Our own claims": ours, "Status": status}

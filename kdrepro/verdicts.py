@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdrepro.claims import Claim, Deviation, Paper, paper, papers
-from kdrepro.judgement import VERDICTS, Judgement
+from kdrepro.judgement import VERDICTS, Judgement, ran_instead
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import admitted
 from kdrepro.rules import judge_order, judge_similar
@@ -23,9 +23,11 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement:
     committed code. Fewer than the claim asks for read `not run`.
     """
     if claim.kind not in _RULES:
-        instead = f" What ran instead: {', '.join(claim.instead)}." if claim.instead else ""
         return Judgement(
-            claim=claim, verdict=claim.kind, detail=claim.reason + instead, protocol=claim.protocol
+            claim=claim,
+            verdict=claim.kind,
+            detail=claim.reason + ran_instead(claim),
+            protocol=claim.protocol,
         )
     return _RULES[claim.kind](claim, admitted(rows, recipe=claim.recipe, protocol=claim.protocol))
 

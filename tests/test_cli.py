@@ -185,7 +185,10 @@ def test_a_text_of_ones_own_is_trained_on_whole_unless_told_otherwise(runs_folde
             "record: got --record or --select",
         ),
         (["sequence_kd", "--source", "{0}", "--target", "{1}"], "a.de: got 50 lines, expected the 60 of"),
-        (["sequence_kd", "--source", "{0}", "--target", "nothing.de"], "nothing.de"),
+        (
+            ["sequence_kd", "--source", "{0}", "--target", "nothing.de"],
+            "target_file: got 'nothing.de', expected a text file that can be read: No such file",
+        ),
     ],
 )
 def test_run_says_what_is_wrong_with_two_text_files(
@@ -197,6 +200,11 @@ def test_run_says_what_is_wrong_with_two_text_files(
     assert err.startswith("kdrepro: ")
     assert says in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_mistyped_arm_of_a_text_of_ones_own_is_named(runs_folder, tmp_path, capsys, monkeypatch) -> None:
+    mistaken(monkeypatch, "run", "sequence_kd", *two_files(tmp_path), "--arms", "own_seqkd")
+    assert "arm: got 'own_seqkd', expected one of own_teacher, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,8 @@ def test_similar_arms_lie_within_the_margin_of_each_other():
     assert judgement.verdict == "reproduced"
     assert judgement.mean == pytest.approx(5 / 3)
     assert "10 % of the mean 100" in judgement.detail
+    assert judgement.interval[0] > 0
+    assert judgement.detail.endswith("; so similar, but not the same.")
 
 
 def test_arms_that_differ_by_more_than_the_margin_contradict():

@@ -51,7 +51,7 @@ def test_a_claim_may_be_judged_at_another_protocol_but_never_at_two():
 
 def test_what_is_out_of_reach_stays_so_and_names_what_ran_instead():
     judgement = judge(claim("out of reach", reason="No data.", instead=("S1",)), hinton_rows())
-    assert (judgement.verdict, judgement.detail) == ("out of reach", "No data. What ran instead: S1.")
+    assert (judgement.verdict, judgement.detail) == ("out of reach", "No data. In its place: S1.")
     assert judge(claim("not run", reason="Future work."), []).verdict == "not run"
 
 

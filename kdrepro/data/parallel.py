@@ -112,18 +112,25 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
 
     A twentieth of the pairs, at most 1,000, is kept for choosing and as many for testing. Which ones depends on the
     source sentences alone, not on their order, and pairs with one source stay together, so that no sentence is tested
-    that was trained on. The training pairs keep their order. The name is that of the two files.
+    that was trained on; a sentence that is there more often than that is trained on, unless all are. The training pairs
+    keep their order. The name is that of the two files.
 
-    Accents are composed (Unicode NFC). Raises `FileNotFoundError` for a file that is not there, and `ValueError`,
-    naming file and line, for text that is not UTF-8, empty lines, sentences of more than 250 words, files of different
-    length, two files of the same text, and fewer than three different source sentences.
+    Accents are composed (Unicode NFC). Raises `OSError`, naming argument and file, for one that is not there or cannot
+    be read, and `ValueError`, naming file and line, for text that is not UTF-8, a carriage return within a line, empty
+    lines, sentences of more than 250 words, files of different length, two files of the same text, and fewer than three
+    different source sentences.
     """
-    sources, targets = (_lines(Path(file)) for file in (source_file, target_file))
+    sources, targets = _lines("source_file", Path(source_file)), _lines("target_file", Path(target_file))
     if len(sources) != len(targets):
+        longer, both = (source_file, sources) if len(sources) > len(targets) else (target_file, targets)
+        more = both[min(len(sources), len(targets)) :]
+        blank = "" if any(more) else f"; what {longer} has more is empty"
         raise ValueError(
             f"{target_file}: got {len(targets):,} lines, expected the {len(sources):,} of {source_file}: "
-            "line n of one file translates line n of the other"
+            f"line n of one file translates line n of the other{blank}"
         )
+    for file, lines in ((source_file, sources), (target_file, targets)):
+        _check_sentences(file, lines)
     if sources == targets:
         raise ValueError(f"{target_file}: got the text of {source_file}, expected its translation")
     pairs = list(zip(sources, targets, strict=True))
@@ -136,14 +143,9 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
             "choosing and testing"
         )
     count = max(1, min(1000, len(pairs) // 20))
-    shuffled = sorted(by_source, key=lambda source: hashlib.sha256(source.encode()).digest())
     held_out: list[list[int]] = []
-    for _ in range(2):
-        part: list[int] = []
-        # At least one sentence is left for each part that follows.
-        while len(part) < count and len(shuffled) > 2 - len(held_out):
-            part += by_source[shuffled.pop()]
-        held_out.append(part)
+    for others in (2, 1):
+        held_out.append(_drawn(by_source, count, others=others))
     test, valid = ([pairs[place] for place in sorted(part)] for part in held_out)
     kept = {place for part in held_out for place in part}
     train = [pair for place, pair in enumerate(pairs) if place not in kept]
@@ -156,10 +158,37 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
     return ParallelText(name, f"sha256:{digest[:16]}", train, valid, test)
 
 
-def _lines(file: Path) -> list[str]:
-    """Read a file's sentences, without the spaces around them."""
+def _drawn(by_source: dict[str, list[int]], count: int, *, others: int) -> list[int]:
+    """Take sentences out, those that are there together no more than `count` times, and return their places.
+
+    At least one sentence is left for each of the `others`. If all are there more often, the rarest is taken.
+    """
+    part: list[int] = []
+    for source in sorted(by_source, key=_drawing, reverse=True):
+        if len(part) == count or len(by_source) == others:
+            break
+        if len(part) + len(by_source[source]) <= count:
+            part += by_source.pop(source)
+    return part or by_source.pop(
+        min(by_source, key=lambda source: (len(by_source[source]), _drawing(source)))
+    )
+
+
+def _drawing(source: str) -> bytes:
+    """The order in which sentences are held out: any, and the same for the same sentences."""
+    return hashlib.sha256(source.encode()).digest()
+
+
+def _lines(argument: str, file: Path) -> list[str]:
+    """Read a file's lines, without the spaces around them."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise type(error)(
+            f"{argument}: got {str(file)!r}, expected a text file that can be read: {error.strerror}"
+        ) from error
     # Other characters that end a line for Python, such as U+2028, are part of a sentence here.
-    lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     if not lines:
@@ -177,6 +206,17 @@ def _lines(file: Path) -> list[str]:
             raise ValueError(
                 f"{file}: got a zero byte in line {number}, expected UTF-8: it looks like UTF-16 or binary"
             )
+        # Where a file is read as text, and so by many toolkits, this ends a line too, and the pairs would shift.
+        if "\r" in found[-1]:
+            raise ValueError(
+                f"{file}: got a carriage return within line {number}, expected lines that end in \\n or \\r\\n: "
+                "convert the file, with tr for example"
+            )
+    return found
+
+
+def _check_sentences(file: str | os.PathLike[str], found: Sequence[str]) -> None:
+    """Raise `ValueError` for an empty line, or one of too many words."""
     empty = [str(number) for number, line in enumerate(found, start=1) if not line]
     if empty:
         more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
@@ -191,7 +231,6 @@ def _lines(file: Path) -> list[str]:
                 f"{file}: got {len(words(text)):,} words in line {number}, expected at most {_LONGEST}: cut it into "
                 "sentences, or take the line out of both files"
             )
-    return found
 
 
 def write_lines(file: str | os.PathLike[str], lines: Sequence[str]) -> None:

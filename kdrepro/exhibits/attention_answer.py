@@ -77,17 +77,22 @@ def answer(ledger: Ledger) -> str:
     known = {name: each for name, each in found.items() if each.verdict != "not run"}
     if not known:
         return "**Not run yet.** The arithmetic stands without the runs; what they say will stand here."
-    told = [
-        _SENTENCES[name][each.verdict].format(fewer="fewer" if (each.mean or 0) < 0 else "more")
-        for name, each in known.items()
-        if each.verdict != "inconclusive"
-    ]
+    told = [_sentence(name, each) for name, each in known.items() if each.verdict != "inconclusive"]
     open_ones = [_QUESTIONS[name] for name, each in known.items() if each.verdict == "inconclusive"]
     if open_ones:
         told.append(f"Not settled by these runs: {'; '.join(open_ones)}. {_means(ledger)}")
     if len(known) < len(found):
         told.append(f"Not enough runs yet for {', '.join(name for name in found if name not in known)}.")
     return f"**{_headline(found)}** {' '.join(told)}"
+
+
+def _sentence(name: str, judged: Judgement) -> str:
+    fewer = "fewer" if (judged.mean or 0) < 0 else "more"
+    low, high = judged.interval or (0.0, 0.0)
+    # Two arms may be similar and one of them be better all the same.
+    apart = judged.claim.kind == "similar" and judged.verdict == "reproduced" and (low > 0 or high < 0)
+    also = f" It leaves measurably {fewer} errors all the same." if apart else ""
+    return _SENTENCES[name][judged.verdict].format(fewer=fewer) + also
 
 
 def _means(ledger: Ledger) -> str:

@@ -16,6 +16,12 @@ _WITH = {
     "kd": "soft targets",
     "hint": "a hint first",
     "joint": "hint and soft targets at once",
+    "joint_labels": "hint and labels at once",
+}
+_STAGES = {
+    "hint": "after two stages",
+    "joint": "after one",
+    "joint_labels": "after one without soft targets",
 }
 # Section 4.1, at the paper's own length: the deepest net that each way trains.
 _PAPER = (
@@ -90,17 +96,19 @@ def hint_kept(ledger: Ledger, *, protocol: str = "reduced") -> str:
     rows = rows_shown(ledger, "fitnets", protocol)
     told = []
     for depth in KINDS["joint"].depths:
-        means = []
-        for kind in ("hint", "joint"):
+        said = []
+        for kind, words in _STAGES.items():
             found = [row.metrics for row in rows if row.arm == f"depth{depth}_{kind}"]
             left = [each["hint_distance_after"] / each["hint_distance_blind"] for each in found]
-            means.append(100 * sum(left) / len(left) if left else None)
-        two, one = means
-        if two is not None and one is not None:
-            told.append(f"with {depth} layers {two:.0f} % after two stages and {one:.0f} % after one")
+            if left:
+                said.append(f"{100 * sum(left) / len(left):.0f} % {words}")
+        if len(said) > 1:
+            told.append(f"with {depth} layers {_listed(said)}")
     if not told:
         return ""
     return (
-        "How far the guided layer is from the hint when the training ends, in percent of how far the hint's mean "
-        f"is: {'; '.join(told)}."
+        "How far the guided layer is from the hint when the training ends, seen through its regressor, in percent of "
+        f"how far the hint's mean is: {'; '.join(told)}. After two stages the regressor is that of the first, which "
+        "knows nothing of how the layer moved in the second: a number near 100 or above says that the layer no longer "
+        "means the same, not that it no longer tells what the hint does."
     )

@@ -14,6 +14,7 @@ from kdrepro.intervals import Interval, mean_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import compare, difference, labelled, reading, rows_shown, summary
+from kdrepro.row import THEN
 
 NOT_RUN = "not run"
 
@@ -249,7 +250,12 @@ def stamp(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFra
         "Seeds": _seeds(rows),
         "Devices": listed(map(_device, rows)),
         "Hours": number(sum(row.seconds for row in rows) / 3600),
-        "Versions": listed(f"{name} {' / '.join(sorted(several))}" for name, several in versions.items()),
+        "Versions": listed(f"{name} {' / '.join(sorted(several))}" for name, several in versions.items())
+        + (
+            "; of a run on several devices those of the last"
+            if any(THEN in row.device for row in rows)
+            else ""
+        ),
         "Commits": listed(
             f"{(row.commit or 'none')[:12]}{' (changed)' if row.dirty else ''}" for row in rows
         ),

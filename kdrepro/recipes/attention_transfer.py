@@ -7,7 +7,7 @@ Cost at protocol reduced: 15 runs, 13 hours on cpu: AMD EPYC, 1 thread; 34 runs,
 Evidence, test errors at protocol reduced, n = 5: teacher_wrn16_2 1246 ± 27, student_alone 1500 ± 34, at 1407 ± 38,
 at_sum1 1400 ± 25, f_at 1476 ± 42, kd 1390 ± 19, at_kd 1399 ± 17, at_10 1477 ± 22, at_norm_0.1 1464 ± 24,
 at_norm_by_group 1407 ± 23; teacher_wrn40_1 1318.3 ± 7.6 (n = 3); commits 84bf955, affcb9a, 8546750, 7231975, 1982738,
-97e89bf. The students of WRN-40-1 are not recorded, nor those of WRN-40-2.
+97e89bf. The students of WRN-40-1 are not recorded, nor those of WRN-40-2, nor at_sum4, at_max1 and at_norm_1000.
 
 The settings are those of the authors' program (github.com/szagoruyko/attention-transfer, cifar.py); what we could read
 of the paper does not give them. None was tuned on CIFAR-10; the weight of the full activations is nowhere given, and

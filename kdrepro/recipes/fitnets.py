@@ -178,10 +178,11 @@ def fitnet(run: Run) -> Result:
 
 
 def joint(run: Run) -> Result:
-    """Train on hints, labels and soft targets at once."""
+    """Train on hint and labels at once, and on soft targets if the settings have them."""
     training = FitNetTraining(run)
     hints = training.hints()
-    objective = JointFitNet(hints, training.soft_targets(), hint_weight=run.config["hint_weight"])
+    beside = training.soft_targets() if "soft_weight" in run.config else Supervised()
+    objective = JointFitNet(hints, beside, hint_weight=run.config["hint_weight"])
     result = training.classify(objective, also=hints.regressor)
     result.metrics.update(training.hint_distances(hints))
     return result
@@ -211,10 +212,11 @@ def _depths() -> dict[str, Arm]:
         "kd": ("labels and soft targets", kd, _KD | {"decay_epochs": 500}),
         "hint": ("a hint, then soft targets", fitnet, _KD | _HINT | {"decay_epochs": 500}),
         "joint": ("hint and soft targets at once", joint, _KD | _JOINT | {"decay_epochs": 500}),
+        "joint_labels": ("hint and labels at once, without soft targets", joint, _JOINT),
     }
     for depth, guided in _GUIDED.items():
         for kind, (words, train, settings) in kinds.items():
-            if kind == "joint" and depth not in _JOINT_DEPTHS:
+            if train is joint and depth not in _JOINT_DEPTHS:
                 continue
             convolutions = len(maxout.THIN_30M[depth])
             own = {"net": f"depth{depth}", "max_norm": [0.9] * convolutions + [1.9, 1.9365]}

@@ -64,7 +64,24 @@ def test_pairs_with_one_source_stay_together(tmp_path):
     text = read_parallel(*written(tmp_path, sources, [f"Satz {number}" for number in range(200)]))
     parts = [{source for source, _ in part} for part in (text.train, text.valid, text.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 50
-    assert [len(part) for part in (text.valid, text.test)] == [12, 12]
+    # A twentieth is ten pairs, and no more.
+    assert [len(part) for part in (text.valid, text.test)] == [8, 8]
+
+
+def test_a_sentence_that_is_there_very_often_is_trained_on(tmp_path):
+    often = ["Thank you."] * 900
+    for place in range(5):
+        sources = [f"{place} {number}" for number in range(100)] + often
+        text = read_parallel(*written(tmp_path, sources, [f"Satz {number}" for number in range(1000)]))
+        assert [len(part) for part in (text.train, text.valid, text.test)] == [900, 50, 50]
+        assert sum(source == often[0] for source, _ in text.train) == 900
+
+
+def test_where_all_sentences_are_there_more_often_the_rarest_are_held_out(tmp_path):
+    sources = ["one"] * 2 + ["two"] * 3 + ["three"] * 9
+    text = read_parallel(*written(tmp_path, sources, [f"Satz {number}" for number in range(14)]))
+    held_out = [[source for source, _ in part] for part in (text.test, text.valid, text.train)]
+    assert held_out == [["one"] * 2, ["two"] * 3, ["three"] * 9]
 
 
 @pytest.mark.parametrize("count", [3, 4, 20])
@@ -111,7 +128,11 @@ def test_the_digest_is_that_of_the_content(tmp_path):
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        (ENGLISH, GERMAN[:-1], r"a\.de: got 99 lines, expected the 100 of .*a\.en: line n of one"),
+        (ENGLISH, GERMAN[:-1], r"a\.de: got 99 lines, expected the 100 of .*a\.en: line n of one .* other$"),
+        (ENGLISH, [*GERMAN, "", " "], r"a\.de: got 102 lines, .* what .*a\.de has more is empty$"),
+        ([*ENGLISH, ""], GERMAN, r"a\.de: got 100 lines, .* what .*a\.en has more is empty$"),
+        (b"one\rtwo\rthree\r", list("abc"), r"a\.en: got a carriage return within line 1, expected lines"),
+        (list("abc"), b"eins\r\nzwei\rdrei\r\nvier", r"a\.de: got a carriage return within line 2, expected"),
         (
             ["one", "", "three", "  "],
             list("abcd"),
@@ -153,8 +174,12 @@ def test_what_is_no_parallel_text_is_named_with_its_line(source, target, message
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     (source, _) = written(tmp_path, ENGLISH, GERMAN)
-    with pytest.raises(FileNotFoundError, match=r"b\.de"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^target_file: got '.*b\.de', expected a text file that can"
+    ):
         read_parallel(source, tmp_path / "b.de")
+    with pytest.raises(IsADirectoryError, match=r"^source_file: got '.*', expected a text file .*: Is a dir"):
+        read_parallel(tmp_path, source)
 
 
 def test_a_few_of_each_part(tmp_path):

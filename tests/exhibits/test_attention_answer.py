@@ -72,6 +72,16 @@ def test_the_answer_follows_the_verdicts(tmp_path, levels, says):
     assert says in answer(write_ledger(tmp_path, rows(**levels)))
 
 
+def test_a_small_difference_that_is_there_all_the_same_is_told(tmp_path):
+    text = answer(write_ledger(tmp_path, rows(**{"at_norm_0.1": 1450}, spread=2.0)))
+    assert (
+        "within 5 % of that with the labels alone. It leaves measurably fewer errors all the same. The"
+        in text
+    )
+    assert text.count("all the same") == 3
+    assert "as a mean, which pulls about as little. It leaves measurably more errors all the same." in text
+
+
 def test_an_answer_that_is_not_settled_says_so(tmp_path):
     text = answer(write_ledger(tmp_path, rows(spread=200.0)))
     assert text.startswith("**The runs do not say yet")

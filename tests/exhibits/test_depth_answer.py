@@ -35,12 +35,13 @@ def test_depths_that_learn_are_told_from_those_that_do_not_and_those_that_differ
         "depth5_kd": [0.3, 0.3],
         "depth11_hint": [0.2, 0.2],
         "depth11_joint": [0.25, 0.25],
+        "depth11_joint_labels": [0.3, 0.6],
     }
     assert answer(ledger_of(tmp_path, rates)) == (
         "**Nets of how many layers have learned when a short schedule ends? With labels alone 5, some runs of "
-        "7, not 9 and 11; with soft targets 5; with a hint first 11; with hint and soft targets at once 11.** The "
-        "paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints; here a "
-        "net has 20 epochs, and there are 2 runs of each."
+        "7, not 9 and 11; with soft targets 5; with a hint first 11; with hint and soft targets at once 11; "
+        "with hint and labels at once some runs of 11.** The paper, at its full length, trains up to 5 layers with "
+        "labels, 7 with soft targets and 13 with hints; here a net has 20 epochs, and there are 2 runs of each."
     )
 
 
@@ -83,7 +84,10 @@ def test_the_recorded_rows_have_an_answer():
 
 def test_where_the_guided_layer_ends_is_told_of_depths_that_have_both_trainings(tmp_path):
     far = {"depth5_hint": [80.0, 60.0], "depth5_joint": [20.0], "depth11_hint": [50.0]}
+    far["depth5_joint_labels"] = [16.0]
     named = {"metric": "hint_distance_after", "hint_distance_blind": 200.0}
     text = hint_kept(ledger_of(tmp_path, far, **named))
-    assert text.endswith("mean is: with 5 layers 35 % after two stages and 10 % after one.")
+    told = "mean is: with 5 layers 35 % after two stages, 10 % after one and 8 % after one without soft targets. "
+    assert told in text
+    assert text.endswith("not that it no longer tells what the hint does.")
     assert hint_kept(ledger_of(tmp_path / "less", {"depth11_hint": [50.0]}, **named)) == ""

@@ -56,7 +56,7 @@ def fitnets_rows() -> list[Row]:
             errors = rate + chance.gauss(0, 3e-4)
             rows.append(row(arm, seed, errors, curves=curves, config=settings, metrics=metrics))
     depths = {"alone": (0.35, 0.9, 0.9, 0.9), "kd": (0.3, 0.32, 0.7, 0.9), "hint": (0.28, 0.26, 0.25, 0.24)}
-    depths |= {"joint": (0.29, 0.31)}
+    depths |= {"joint": (0.29, 0.31), "joint_labels": (0.3, 0.33)}
     for kind, rates in depths.items():
         for depth, rate in zip(thin_nets.KINDS[kind].depths, rates, strict=True):
             for seed in range(3):
@@ -224,7 +224,7 @@ def test_errors_by_depth_are_means_with_intervals_and_every_run(ledger):
         assert all(each in drawn for each in runs)
     teacher = next(each for each in axes.lines if each.get_label() == "teacher")
     assert teacher.get_ydata()[0] == pytest.approx(0.2)
-    assert len(axes.containers) == 14
+    assert len(axes.containers) == 16
 
 
 def test_the_papers_depths_are_shown_and_go_beyond_the_figure_where_it_does(ledger):
@@ -232,7 +232,7 @@ def test_the_papers_depths_are_shown_and_go_beyond_the_figure_where_it_does(ledg
     ends = {line.get_color(): line.get_xdata()[1] for line in axes.lines if line.get_linewidth() == 6}
     told = [kind for kind in thin_nets.KINDS.values() if kind.deepest is not None]
     assert ends == {kind.colour: min(kind.deepest + 0.15, 12.9) for kind in told}
-    assert thin_nets.KINDS["joint"].colour not in ends
+    assert not {thin_nets.KINDS[kind].colour for kind in ("joint", "joint_labels")} & set(ends)
     assert "to 13" in texts(axes.figure)
 
 

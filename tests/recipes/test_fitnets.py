@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from kdrepro.caching import CachedTeacher
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.ledger import Row
 from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet
+from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
 from kdrepro.recipes.fitnets import RECIPE
 from kdrepro.run import Run
@@ -151,6 +153,25 @@ def test_an_arm_is_these_trainings_in_this_order(name, kinds, done, monkeypatch,
             assert (convolution.in_channels, convolution.out_channels) == (16, 96)
             assert convolution.kernel_size == (1, 1)
             assert isinstance(activation, maxout.Maxout)
+
+
+def test_one_stage_without_soft_targets_trains_on_hint_and_labels(done, monkeypatch, tmp_path):
+    arm = RECIPE.arm("fitnet_joint")
+    asked = {
+        key: value
+        for key, value in arm.overrides.items()
+        if not {"soft", "temperature", "decay"} & set(key.split("_"))
+    }
+    recipe = replace(RECIPE, arms=RECIPE.arms | {"fitnet_joint": replace(arm, overrides=asked)})
+    seen = watch(monkeypatch)
+    its = runner(tmp_path, recipe)
+    its.trained = done.trained
+    row = its.run([("fitnet_joint", 0)])[-1]
+    ((_, objective),) = seen
+    assert isinstance(objective, JointFitNet)
+    assert isinstance(objective.objective, Supervised)
+    assert set(row.curves) == {"loss", "loss/hard", "loss/hint", "learning_rate", "validation"}
+    assert "temperature" not in row.config
 
 
 def test_what_a_teacher_said_is_kept_for_its_weights_and_precision(done, monkeypatch):

@@ -109,20 +109,28 @@ def test_the_nets_are_the_papers(name, weights, tmp_path):
 # The depth study on CIFAR-10: a shorter schedule is the same one in less time.
 
 
-@pytest.mark.parametrize("kind", ["alone", "kd", "hint"])
-def test_no_net_of_the_depth_study_has_more_epochs_than_another(kind, monkeypatch):
-    arm = RECIPE.arm(f"depth7_{kind}")
-    its = settings(f"depth7_{kind}", "reduced")
+@pytest.mark.parametrize("kind", ["alone", "kd", "hint", "joint", "joint_labels"])
+def test_no_net_of_the_depth_study_has_more_epochs_than_another(kind):
+    arm = RECIPE.arm(f"depth11_{kind}")
+    its = settings(f"depth11_{kind}", "reduced")
     assert len(its["max_norm"]) == len(list(RECIPE.build(its).children()))
     stages = 2 if arm.train is fitnets.fitnet else 1
     training = object.__new__(FitNetTraining)
     training.settings, training.shorter = its, its["shorter"] * stages
     assert stages * (its["epochs"] // training.shorter) == 20
     assert its["patience"] // training.shorter >= its["epochs"] // training.shorter
-    if kind != "alone":
+    if kind not in ("alone", "joint_labels"):
         objective = training.soft_targets()
         last = its["epochs"] // training.shorter
         objective.start_epoch(last)
         assert objective.weight_now == pytest.approx(1.0)
         objective.start_epoch(last // 2)
         assert objective.weight_now == pytest.approx(2.5)
+
+
+def test_one_stage_of_a_deep_net_differs_in_the_soft_targets_alone():
+    both, labels = settings("depth11_joint", "reduced"), settings("depth11_joint_labels", "reduced")
+    assert labels.items() <= both.items()
+    assert set(both) - set(labels) == {"temperature", "soft_weight", "final_soft_weight", "decay_epochs"}
+    assert RECIPE.arm("depth11_joint_labels").needs(2) == [("cifar_teacher", 0)]
+    assert labels["hint_weight"] == 100.0

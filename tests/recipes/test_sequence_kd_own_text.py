@@ -5,7 +5,7 @@ from __future__ import annotations
 from sequence_kd_runs import CMU, metrics_read, runner
 
 from kdrepro.claims import paper
-from kdrepro.recipes.sequence_kd import own_text
+from kdrepro.recipes.sequence_kd import OWN_ARMS, own_text
 
 
 def test_two_files_of_ones_own_train_every_arm(tmp_path):
@@ -26,6 +26,16 @@ def test_two_files_of_ones_own_train_every_arm(tmp_path):
     # These are the metrics of every row about sentences, and the claims are judged by no others.
     read = {metric for claim in paper("kim2016").claims for metric in metrics_read(claim)}
     assert read <= set(found["own_seq_inter"].metrics)
+
+
+def test_more_seeds_share_the_one_teacher(tmp_path):
+    for name in ("a.en", "a.de"):
+        lines = "".join(f"{name} sentence {number}\n" for number in range(100))
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+    recipe, *_ = own_text(tmp_path / "a.en", tmp_path / "a.de")
+    plan = runner(tmp_path / "runs", recipe).plan(OWN_ARMS, [0, 1, 2])
+    assert [seed for name, seed in plan if name == "own_teacher"] == [0]
+    assert len(plan) == 1 + 3 * len(OWN_ARMS)
 
 
 def test_a_text_of_ones_own_is_cut_for_the_small_protocols_alone(tmp_path):
