@@ -22,7 +22,7 @@ from kdrepro.exhibits.digits import dark_knowledge
 from kdrepro.exhibits.forest import forest
 from kdrepro.exhibits.slider import temperature_slider
 from kdrepro.intervals import mean_interval
-from kdrepro.judgement import number
+from kdrepro.judgement import counted, number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.verdicts import judge
@@ -178,5 +178,5 @@ def _share(rows: Sequence[Row], protocol: str) -> str:
     low, high = judgement.interval
     return (
         f"soft targets close {number(judgement.mean)} of the gap "
-        f"(95 % interval {number(low)} to {number(high)}, {judgement.n} pairs)"
+        f"(95 % interval {number(low)} to {number(high)}, {counted(judgement.n, judgement.units)})"
     )

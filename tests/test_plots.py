@@ -119,6 +119,7 @@ def test_the_gap_shows_every_run_and_the_papers_figures(ledger):
     assert {place: count for place, count in dots.items() if count > 1} == {0: 10, 1: 10, 2: 5}
     assert [line.get_ydata()[0] for line in line_points(axes, "D")] == [146, 74, 67]
     assert "soft targets close 0.9 of the gap" in axes.get_title(loc="left")
+    assert axes.get_title(loc="left").endswith("10 pairs of 5 teachers)")
 
 
 @pytest.mark.parametrize(
