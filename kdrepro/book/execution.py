@@ -6,10 +6,13 @@ import json
 import math
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,9 +67,10 @@ def execute(
     data: Mapping[str, str] | None = None,
     force: bool = False,
     time_limit: float = 1800.0,
+    jobs: int | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> list[ChapterResult]:
-    """Execute the chapters that are stale, one after the other, and print one line for each.
+    """Execute the chapters that are stale, `jobs` at a time, and print one line for each as it is done.
 
     Results go to `executed/<chapter>.ipynb` below `folder`, which is `<root>/_build` unless given. A chapter is
     stale when its notebook, its parameters, the package's sources, claims or recorded rows, the pins, the Python or
@@ -75,11 +79,16 @@ def execute(
 
     A chapter that fails or takes longer than `time_limit` seconds is killed with all its processes. Its last good
     results stay as they are, `executed/<chapter>.failed.ipynb` holds the attempt, and the others are executed all the
-    same: look at the `status` of each result. An attempt that is itself killed leaves the last good results too.
+    same: look at the `status` of each result, which come in the order of the book. An attempt that is itself killed
+    leaves the last good results too.
+
+    The processors are shared out: small nets train faster side by side, on a thread each, than one after the other on
+    all of them. Unless `jobs` is given, demonstrations have as many as there are processors, and chapters of a larger
+    protocol, which may want all of a GPU, one.
 
     `protocol`, `seeds`, `device` and other `parameters` replace those of the cell tagged `parameters`. Raises
-    ValueError before anything runs for a chapter, a protocol or a parameter that does not exist, and for a time limit
-    that is not above 0.
+    ValueError before anything runs for a chapter, a protocol or a parameter that does not exist, for a time limit that
+    is not above 0, and for fewer than one of `jobs`.
     """
     root = Path(root).resolve()
     folder = root / "_build" if folder is None else Path(folder).resolve()
@@ -92,13 +101,48 @@ def execute(
     sources = {name: notebooks.read(root / "notebooks" / f"{name}.ipynb") for name in _chosen(root, chapters)}
     for name, source in sources.items():
         _check_parameters(f"notebooks/{name}.ipynb", source, given)
-    results = []
+    attempts = {}
     for name, source in sources.items():
-        print(f"{name}: ", end="", flush=True)
         now = inputs(root, name, source, given, data or {})
-        results.append(_chapter(root, folder, name, source, now, force=force, time_limit=time_limit))
-        print(results[-1], flush=True)
-    return results
+        attempts[name] = partial(
+            _chapter, root, folder, name, source, now, force=force, time_limit=time_limit
+        )
+    return _side_by_side(attempts, jobs=_jobs(jobs, len(attempts), protocol))
+
+
+def _jobs(asked: int | None, chapters: int, protocol: str) -> int:
+    """How many chapters are executed at a time."""
+    if asked is None:
+        asked = _processors() if protocol in DEMONSTRATIONS else 1
+    elif isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise ValueError(f"jobs: got {asked!r}, expected a whole number of at least 1")
+    return max(1, min(asked, chapters))
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _side_by_side(attempts: Mapping[str, Callable[..., ChapterResult]], *, jobs: int) -> list[ChapterResult]:
+    """Run so many attempts at a time, and print what became of each; an interrupt ends all of them."""
+    threads = max(1, _processors() // jobs) if jobs > 1 else None
+    stop = threading.Event()
+    if jobs > 1:
+        each = "a processor" if threads == 1 else f"{threads} processors"
+        print(f"{len(attempts)} chapters, {jobs} at a time, {each} each", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        running: dict[Future[ChapterResult], str] = {
+            pool.submit(attempt, threads=threads, stop=stop): name for name, attempt in attempts.items()
+        }
+        try:
+            for done in as_completed(running):
+                print(f"{running[done]}: {done.result()}", flush=True)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [done.result() for done in running]
 
 
 def _chosen(root: Path, asked: Sequence[str] | None) -> list[str]:
@@ -130,6 +174,8 @@ def _chapter(
     *,
     force: bool,
     time_limit: float,
+    threads: int | None,
+    stop: threading.Event,
 ) -> ChapterResult:
     good, attempt = executed(folder, name), failed(folder, name)
     why, note = _stale(good, now)
@@ -142,7 +188,9 @@ def _chapter(
         return ChapterResult(name, "up to date", note, 0.0, good)
     start = time.monotonic()
     log = good.with_suffix(".log")
-    reason, notebook = _attempt(source, root, log, now["parameters"], time_limit)
+    reason, notebook = _attempt(
+        source, root, log, now["parameters"], time_limit=time_limit, threads=threads, stop=stop
+    )
     seconds = time.monotonic() - start
     record = {"inputs": now, "seconds": round(seconds, 1), "ended": _now()}
     if reason:
@@ -176,11 +224,19 @@ def _stale(good: Path, now: Inputs) -> tuple[str, str]:
 
 
 def _attempt(
-    source: Notebook, root: Path, log: Path, parameters: Mapping[str, Any], time_limit: float
+    source: Notebook,
+    root: Path,
+    log: Path,
+    parameters: Mapping[str, Any],
+    *,
+    time_limit: float,
+    threads: int | None,
+    stop: threading.Event,
 ) -> tuple[str, Notebook]:
     """Execute a chapter once: why it failed (empty if it did not), and the notebook as far as it came."""
     log.parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    shared = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     # A folder of its own: an attempt that was killed may still be writing into the one that it had.
     with tempfile.TemporaryDirectory(prefix="kdrepro-chapter-", ignore_cleanup_errors=True) as work:
         # A demonstration is live: it starts without rows and leaves none among the user's. Larger protocols resume.
@@ -195,8 +251,9 @@ def _attempt(
             parameters=parameters,
             log=log,
             cwd=Path(work),
-            environment={"KDREPRO_RUNS": str(runs), "PYTHONPATH": path},
+            environment={"KDREPRO_RUNS": str(runs), "PYTHONPATH": path, **shared},
             time_limit=time_limit,
+            stop=stop,
         )
         try:
             notebook, complete = notebooks.read(target), True

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,9 @@ from typing import Any
 
 # What a process of a chapter carries in its environment, to be found by.
 _MARK = "KDREPRO_CHAPTER_PROCESS"
+# Opened here, as little is safe between fork and exec where there are threads; and one process starts at a time.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_STARTS = threading.Lock()
 
 
 def run_papermill(
@@ -28,11 +33,12 @@ def run_papermill(
     cwd: Path,
     environment: Mapping[str, str],
     time_limit: float,
+    stop: threading.Event,
 ) -> int | None:
     """Execute a notebook with papermill and return its exit status, or None if it ran past `time_limit` seconds.
 
     Papermill waits for ever when a kernel dies at the wrong moment, hence a limit from outside. Whatever ends the
-    waiting, an interrupt included, no process of the chapter outlives it.
+    waiting, no process of the chapter outlives it. Raises `InterruptedError` once another thread has set `stop`.
     """
     mark = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="kdrepro-kernel-") as folder, log.open("wb") as stream:
@@ -42,28 +48,43 @@ def run_papermill(
             *("--kernel", "python3", "--cwd", str(cwd), "--parameters_yaml", json.dumps(dict(parameters))),
             *("--no-progress-bar", "--no-log-output", "--log-level", "WARNING"),
         ]
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**os.environ, **environment, **_own_jupyter(Path(folder)), _MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
+        with _STARTS:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env={**os.environ, **environment, **_own_jupyter(Path(folder)), _MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if _LIBC is not None else None,
+            )
         try:
-            return process.wait(timeout=time_limit)
-        except subprocess.TimeoutExpired:
-            return None
+            return _wait(process, time_limit, stop)
         finally:
             _end(process, mark)
 
 
+def _wait(process: subprocess.Popen[bytes], time_limit: float, stop: threading.Event) -> int | None:
+    """Return the exit status, or None if there is none after so many seconds."""
+    end = time.monotonic() + time_limit
+    while not stop.is_set():
+        try:
+            return process.wait(timeout=max(0.0, min(0.5, end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= end:
+                return None
+    raise InterruptedError("stopped, as another thread was interrupted")
+
+
 def _die_with_parent() -> None:
-    """Have Linux kill papermill when this process is killed; the kernel ends by itself when papermill is gone."""
+    """Have Linux kill papermill when the thread that waits for it is gone, as when this process is killed.
+
+    The kernel ends by itself when papermill is gone.
+    """
     parent_death_signal = 1
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+    assert _LIBC is not None
+    _LIBC.prctl(parent_death_signal, signal.SIGKILL)
 
 
 def _write_kernel(folder: Path) -> None:

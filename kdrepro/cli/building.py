@@ -16,6 +16,12 @@ def book_execute(
     force: Annotated[bool, typer.Option("--force", help="Execute even what is up to date.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds that one chapter may take.")] = 1800.0,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Chapters at a time. Default: of demonstrations as many as processors, of others one."
+        ),
+    ] = None,
 ) -> None:
     """Run the chapters that are stale, each in its own process; a failed one does not stop the others.
 
@@ -34,6 +40,7 @@ def book_execute(
         data=digests,
         force=force,
         time_limit=time_limit,
+        jobs=jobs,
     )
     if any(result.status == "failed" for result in results):
         raise typer.Exit(1)
