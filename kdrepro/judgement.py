@@ -18,7 +18,7 @@ class Judgement:
 
     `mean` and `interval` are the claim's quantity in its own unit: the value, the difference `lower` minus `higher`,
     the share of the gap that is closed, or the difference that decides about similarity. `n` counts runs or pairs,
-    `units` what decides of them, those of one teacher as one, `runs` names them. `detail` says it in one sentence;
+    `units` counts those of one teacher as one, `runs` names them. `detail` says it in one sentence;
     `seeds_needed` is the number of seeds that would settle it in four cases of five, if the difference is what it
     seems, or None where it is settled or more seeds would not help. `metric` is what `mean` is a difference in, where
     a claim compares several.

@@ -148,7 +148,7 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
         interval=(deciding.low, deciding.high),
         metric=_metric(decided) if len({_metric(each) for each in claim.comparisons}) > 1 else "",
         n=n,
-        units=decides.units,
+        units=min(n, *(each.units for each in outcomes)),
         protocol=claim.protocol,
         seeds_needed=needed,
         runs=runs,
@@ -189,7 +189,9 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
         key=lambda each: max(-each[1].interval.low, each[1].interval.high),
     )
     widest = decides.interval
-    apart = verdict == "reproduced" and (widest.low > 0 or widest.high < 0)
+    apart = verdict == "reproduced" and any(
+        each.interval.low > 0 or each.interval.high < 0 for each in outcomes
+    )
     return Judgement(
         claim=claim,
         verdict=verdict,
@@ -200,7 +202,7 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
         mean=widest.mean,
         interval=(widest.low, widest.high),
         n=n,
-        units=decides.units,
+        units=min(n, *(each.units for each in outcomes)),
         protocol=claim.protocol,
         seeds_needed=needed,
         runs=runs,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from kdrepro.book import notebooks
@@ -49,3 +53,20 @@ def write_toc(root: Path, *names: str) -> None:
 
 def executed(root: Path, name: str = "one") -> Path:
     return root / "_build" / "executed" / f"{name}.ipynb"
+
+
+def processes_of(root: Path) -> list[str]:
+    """The processes that know this repository from their environment: its chapters and what they started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(root) in process.environ().get("PYTHONPATH", ""):
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.2)

@@ -8,11 +8,10 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,9 +81,9 @@ def execute(
     same: look at the `status` of each result, which come in the order of the book. An attempt that is itself killed
     leaves the last good results too.
 
-    The processors are shared out: small nets train faster side by side, on a thread each, than one after the other on
-    all of them. Unless `jobs` is given, demonstrations have as many as there are processors, and chapters of a larger
-    protocol, which may want all of a GPU, one.
+    Chapters side by side share the processors, unless `OMP_NUM_THREADS` says otherwise: small nets train faster so, on
+    a thread each, than one after the other on all of them. Unless `jobs` is given, demonstrations have as many as there
+    are processors, and chapters of a larger protocol, which may want all of a GPU, one.
 
     `protocol`, `seeds`, `device` and other `parameters` replace those of the cell tagged `parameters`. Raises
     ValueError before anything runs for a chapter, a protocol or a parameter that does not exist, for a time limit that
@@ -96,27 +95,32 @@ def execute(
         raise notebooks.wrong_name("protocol", protocol, PROTOCOLS)
     if not (math.isfinite(time_limit) and time_limit > 0):
         raise ValueError(f"time_limit: got {time_limit!r}, expected a finite number of seconds above 0")
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
+        raise ValueError(f"jobs: got {jobs!r}, expected a whole number of at least 1")
     given = {"protocol": protocol, "seeds": seeds, "device": device, **(parameters or {})}
     given = {name: value for name, value in given.items() if value is not None}
     sources = {name: notebooks.read(root / "notebooks" / f"{name}.ipynb") for name in _chosen(root, chapters)}
     for name, source in sources.items():
         _check_parameters(f"notebooks/{name}.ipynb", source, given)
-    attempts = {}
-    for name, source in sources.items():
-        now = inputs(root, name, source, given, data or {})
-        attempts[name] = partial(
-            _chapter, root, folder, name, source, now, force=force, time_limit=time_limit
-        )
-    return _side_by_side(attempts, jobs=_jobs(jobs, len(attempts), protocol))
-
-
-def _jobs(asked: int | None, chapters: int, protocol: str) -> int:
-    """How many chapters are executed at a time."""
-    if asked is None:
-        asked = _processors() if protocol in DEMONSTRATIONS else 1
-    elif isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise ValueError(f"jobs: got {asked!r}, expected a whole number of at least 1")
-    return max(1, min(asked, chapters))
+    chosen = [
+        _Chapter(root, folder, name, source, given, data or {}, force=force, time_limit=time_limit)
+        for name, source in sources.items()
+    ]
+    found: dict[str, ChapterResult] = {}
+    stale: list[_Chapter] = []
+    for each in chosen:
+        why, note = each.stale(each.now())
+        if why:
+            stale.append(each)
+        else:
+            found[each.name] = each.up_to_date(note)
+            print(f"{each.name}: {found[each.name]}", flush=True)
+    if jobs is None:
+        jobs = _processors() if protocol in DEMONSTRATIONS else 1
+    jobs = min(jobs, len(stale))
+    for result in _side_by_side(stale, jobs) if jobs > 1 else _one_by_one(stale):
+        found[result.chapter] = result
+    return [found[each.name] for each in chosen]
 
 
 def _processors() -> int:
@@ -124,25 +128,36 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _side_by_side(attempts: Mapping[str, Callable[..., ChapterResult]], *, jobs: int) -> list[ChapterResult]:
-    """Run so many attempts at a time, and print what became of each; an interrupt ends all of them."""
-    threads = max(1, _processors() // jobs) if jobs > 1 else None
+def _one_by_one(chapters: Sequence[_Chapter]) -> Iterator[ChapterResult]:
+    for each in chapters:
+        print(f"{each.name}: ", end="", flush=True)
+        result = each.execute({}, threading.Event())
+        print(result, flush=True)
+        yield result
+
+
+def _side_by_side(chapters: Sequence[_Chapter], jobs: int) -> Iterator[ChapterResult]:
+    """Execute so many chapters at a time, and say what became of each; what interrupts this ends all of them."""
+    threads = str(max(1, _processors() // jobs))
+    # A user who has set them knows better.
+    shared = {name: os.environ.get(name) or threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    print(
+        f"{len(chapters)} chapters, {jobs} at a time, each on {shared['OMP_NUM_THREADS']} of "
+        f"{_processors()} processors",
+        flush=True,
+    )
     stop = threading.Event()
-    if jobs > 1:
-        each = "a processor" if threads == 1 else f"{threads} processors"
-        print(f"{len(attempts)} chapters, {jobs} at a time, {each} each", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
-        running: dict[Future[ChapterResult], str] = {
-            pool.submit(attempt, threads=threads, stop=stop): name for name, attempt in attempts.items()
-        }
         try:
+            running = [pool.submit(each.execute, shared, stop) for each in chapters]
             for done in as_completed(running):
-                print(f"{running[done]}: {done.result()}", flush=True)
+                result = done.result()
+                print(f"{result.chapter}: {result}", flush=True)
+                yield result
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return [done.result() for done in running]
 
 
 def _chosen(root: Path, asked: Sequence[str] | None) -> list[str]:
@@ -165,42 +180,78 @@ def _check_parameters(source: str, notebook: Notebook, given: Mapping[str, Any])
             raise TypeError(f"{name}: got {value!r}, expected a JSON value: {error}") from None
 
 
-def _chapter(
-    root: Path,
-    folder: Path,
-    name: str,
-    source: Notebook,
-    now: Inputs,
-    *,
-    force: bool,
-    time_limit: float,
-    threads: int | None,
-    stop: threading.Event,
-) -> ChapterResult:
-    good, attempt = executed(folder, name), failed(folder, name)
-    why, note = _stale(good, now)
-    # A note says that what is there is of a larger protocol, and stays.
-    if not why and not note and attempt.exists():
-        why = "the last attempt failed"
-    if not why and force:
-        why = "forced"
-    if not why:
-        return ChapterResult(name, "up to date", note, 0.0, good)
-    start = time.monotonic()
-    log = good.with_suffix(".log")
-    reason, notebook = _attempt(
-        source, root, log, now["parameters"], time_limit=time_limit, threads=threads, stop=stop
-    )
-    seconds = time.monotonic() - start
-    record = {"inputs": now, "seconds": round(seconds, 1), "ended": _now()}
-    if reason:
-        notebook["metadata"][RECORD] = record | {"failure": reason}
-        notebooks.write(attempt, notebook)
-        return ChapterResult(name, "failed", reason, seconds, good if good.exists() else None)
-    notebook["metadata"][RECORD] = record
-    notebooks.write(good, notebook)
-    attempt.unlink(missing_ok=True)
-    return ChapterResult(name, "executed", why, seconds, good)
+@dataclass(frozen=True)
+class _Chapter:
+    """A chapter and how it is to be executed."""
+
+    root: Path
+    folder: Path
+    name: str
+    source: Notebook
+    given: Mapping[str, Any]
+    data: Mapping[str, str]
+    force: bool
+    time_limit: float
+
+    @property
+    def good(self) -> Path:
+        return executed(self.folder, self.name)
+
+    def now(self) -> Inputs:
+        """What an execution would rest on."""
+        return inputs(self.root, self.name, self.source, self.given, self.data)
+
+    def stale(self, now: Inputs) -> tuple[str, str]:
+        """Why it has to be executed, empty if it has not, and what is to be said of results that stay."""
+        why, note = _stale(self.good, now)
+        # A note says that what is there is of a larger protocol, and stays.
+        if not why and not note and failed(self.folder, self.name).exists():
+            why = "the last attempt failed"
+        return why or ("forced" if self.force else ""), note
+
+    def up_to_date(self, note: str) -> ChapterResult:
+        return ChapterResult(self.name, "up to date", note, 0.0, self.good)
+
+    def execute(self, environment: Mapping[str, str], stop: threading.Event) -> ChapterResult:
+        """Execute it if it is stale; `stop` ends that with an `InterruptedError`."""
+        start = time.monotonic()
+        try:
+            return self._execute(environment, stop, start)
+        except InterruptedError:
+            raise
+        except OSError as error:
+            # A full disk, say: the other chapters know nothing of it.
+            reason = f"{type(error).__name__}: {error}"
+            return self._failed(reason, time.monotonic() - start)
+
+    def _execute(self, environment: Mapping[str, str], stop: threading.Event, start: float) -> ChapterResult:
+        now = self.now()
+        why, note = self.stale(now)
+        if not why:
+            return self.up_to_date(note)
+        reason, notebook = _attempt(
+            self.source,
+            self.root,
+            self.good.with_suffix(".log"),
+            now["parameters"],
+            environment=environment,
+            time_limit=self.time_limit,
+            stop=stop,
+        )
+        seconds = time.monotonic() - start
+        attempt = failed(self.folder, self.name)
+        record = {"inputs": now, "seconds": round(seconds, 1), "ended": _now()}
+        if reason:
+            notebook["metadata"][RECORD] = record | {"failure": reason}
+            notebooks.write(attempt, notebook)
+            return self._failed(reason, seconds)
+        notebook["metadata"][RECORD] = record
+        notebooks.write(self.good, notebook)
+        attempt.unlink(missing_ok=True)
+        return ChapterResult(self.name, "executed", why, seconds, self.good)
+
+    def _failed(self, reason: str, seconds: float) -> ChapterResult:
+        return ChapterResult(self.name, "failed", reason, seconds, self.good if self.good.exists() else None)
 
 
 def _now() -> str:
@@ -229,14 +280,13 @@ def _attempt(
     log: Path,
     parameters: Mapping[str, Any],
     *,
+    environment: Mapping[str, str],
     time_limit: float,
-    threads: int | None,
     stop: threading.Event,
 ) -> tuple[str, Notebook]:
     """Execute a chapter once: why it failed (empty if it did not), and the notebook as far as it came."""
     log.parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    shared = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     # A folder of its own: an attempt that was killed may still be writing into the one that it had.
     with tempfile.TemporaryDirectory(prefix="kdrepro-chapter-", ignore_cleanup_errors=True) as work:
         # A demonstration is live: it starts without rows and leaves none among the user's. Larger protocols resume.
@@ -251,7 +301,7 @@ def _attempt(
             parameters=parameters,
             log=log,
             cwd=Path(work),
-            environment={"KDREPRO_RUNS": str(runs), "PYTHONPATH": path, **shared},
+            environment={"KDREPRO_RUNS": str(runs), "PYTHONPATH": path, **environment},
             time_limit=time_limit,
             stop=stop,
         )

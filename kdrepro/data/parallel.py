@@ -112,8 +112,8 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
 
     A twentieth of the pairs, at most 1,000, is kept for choosing and as many for testing. Which ones depends on the
     source sentences alone, not on their order, and pairs with one source stay together, so that no sentence is tested
-    that was trained on; a sentence that is there more often than that is trained on, unless all are. The training pairs
-    keep their order. The name is that of the two files.
+    that was trained on. A sentence that is there more often than that is trained on, unless too few others are there to
+    hold out. The training pairs keep their order. The name is that of the two files.
 
     Accents are composed (Unicode NFC). Raises `OSError`, naming argument and file, for one that is not there or cannot
     be read, and `ValueError`, naming file and line, for text that is not UTF-8, a carriage return within a line, empty
@@ -143,9 +143,7 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
             "choosing and testing"
         )
     count = max(1, min(1000, len(pairs) // 20))
-    held_out: list[list[int]] = []
-    for others in (2, 1):
-        held_out.append(_drawn(by_source, count, others=others))
+    held_out = [_drawn(by_source, count, later=later) for later in (1, 0)]
     test, valid = ([pairs[place] for place in sorted(part)] for part in held_out)
     kept = {place for part in held_out for place in part}
     train = [pair for place, pair in enumerate(pairs) if place not in kept]
@@ -158,17 +156,20 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
     return ParallelText(name, f"sha256:{digest[:16]}", train, valid, test)
 
 
-def _drawn(by_source: dict[str, list[int]], count: int, *, others: int) -> list[int]:
+def _drawn(by_source: dict[str, list[int]], count: int, *, later: int) -> list[int]:
     """Take sentences out, those that are there together no more than `count` times, and return their places.
 
-    At least one sentence is left for each of the `others`. If all are there more often, the rarest is taken.
+    One so rare is left for each of the parts that are drawn `later`, and one of any kind to train on. If none is so
+    rare, the rarest is taken.
     """
     part: list[int] = []
+    fitting = sum(len(places) <= count for places in by_source.values())
     for source in sorted(by_source, key=_drawing, reverse=True):
-        if len(part) == count or len(by_source) == others:
+        if len(part) == count or fitting <= later or len(by_source) == later + 1:
             break
         if len(part) + len(by_source[source]) <= count:
             part += by_source.pop(source)
+            fitting -= 1
     return part or by_source.pop(
         min(by_source, key=lambda source: (len(by_source[source]), _drawing(source)))
     )

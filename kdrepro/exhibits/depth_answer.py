@@ -96,14 +96,14 @@ def hint_kept(ledger: Ledger, *, protocol: str = "reduced") -> str:
     rows = rows_shown(ledger, "fitnets", protocol)
     told = []
     for depth in KINDS["joint"].depths:
-        said = []
+        said = {}
         for kind, words in _STAGES.items():
             found = [row.metrics for row in rows if row.arm == f"depth{depth}_{kind}"]
             left = [each["hint_distance_after"] / each["hint_distance_blind"] for each in found]
             if left:
-                said.append(f"{100 * sum(left) / len(left):.0f} % {words}")
-        if len(said) > 1:
-            told.append(f"with {depth} layers {_listed(said)}")
+                said[kind] = f"{100 * sum(left) / len(left):.0f} % {words}"
+        if "hint" in said and len(said) > 1:
+            told.append(f"with {depth} layers {_listed(list(said.values()))}")
     if not told:
         return ""
     return (

@@ -4,7 +4,8 @@
     kdrepro run fitnets --protocol reduced --arms cifar_teacher,depth5_alone,depth11_alone
 
 The second line is an example of the nets for CIFAR-10: a teacher, and students of four depths taught in three ways, of
-which the shallowest and the deepest are taught in a fourth.
+which the shallowest and the deepest are taught in two more, one stage with soft targets (joint) and without
+(joint_labels). The latter are not recorded.
 
 Cost of the depth study, many runs at a time: 1 run, 0.55 hours on cpu: AMD EPYC, 1 thread; 37 runs, 1.41 hours on
 cuda: NVIDIA H200; 5 runs, 0.89 hours on cuda: NVIDIA H200, then cpu: AMD EPYC, 1 thread. Cost of MNIST, likewise: 8
@@ -65,7 +66,7 @@ _HINT = {
     "regressor_norm": 0.9,
     "regressor_init": 0.05,
 }
-# The weight that libraries give to the mean square of the hint, beside the other terms.
+# The weight that a well-known library gives to the mean square of the hint, beside the other terms.
 _JOINT = _HINT | {"hint_weight": 100.0}
 # Three things in which the authors' configuration file differs from the paper.
 _CODE = {"net": "mnist_student_code", "final_soft_weight": 0.0, "soften_student": False}

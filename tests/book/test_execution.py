@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -11,15 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from small_books import ROOT, executed, outputs, write_chapter, write_toc
+from small_books import ROOT, executed, outputs, processes_of, wait_until, write_chapter, write_toc
 
-from kdrepro.book import execute, execution, notebooks, stage
+from kdrepro.book import execute, notebooks, stage
 from kdrepro.book.inputs import differences
 
 # -- execution, and when it is needed
@@ -173,23 +170,6 @@ def test_a_chapter_that_never_succeeded_is_shown_as_source_with_a_banner(root: P
     assert [cell["outputs"] for cell in shown["cells"] if cell["cell_type"] == "code"] == [[], [], []]
 
 
-def processes_of(root: Path) -> list[str]:
-    """The processes that know this repository from their environment: its chapters and what they started."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if str(root) in process.environ().get("PYTHONPATH", ""):
-                found.append(" ".join(process.cmdline()))
-    return found
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
-
-
 def test_a_chapter_past_its_time_limit_is_killed_with_its_kernel(root: Path) -> None:
     # The kernel leads a process group of its own, and starts another process.
     write_chapter(
@@ -208,68 +188,6 @@ def test_a_chapter_past_its_time_limit_is_killed_with_its_kernel(root: Path) -> 
     assert (result.status, result.detail) == ("failed", "it ran past its time limit of 6 s")
     assert any("ipykernel_launcher" in line for line in seen[0]), "there was a kernel to kill"
     assert processes_of(root) == []
-
-
-def test_chapters_run_side_by_side_and_share_the_processors(root: Path, capsys) -> None:
-    # Each waits for the other to have begun.
-    for name, other in (("one", "two"), ("two", "one")):
-        write_chapter(
-            root,
-            name,
-            f"import os, pathlib, time; folder = pathlib.Path({str(root)!r})",
-            f"(folder / 'begun_{name}').touch(); end = time.monotonic() + 60",
-            f"while not (folder / 'begun_{other}').exists(): assert time.monotonic() < end; time.sleep(0.1)",
-            "print(os.environ['OMP_NUM_THREADS'])",
-            f"time.sleep({2 if name == 'one' else 0})",
-        )
-    write_toc(root, "one", "two")
-    results = execute(root, jobs=2)
-    assert [(each.chapter, each.status) for each in results] == [("one", "executed"), ("two", "executed")]
-    first, *lines = capsys.readouterr().out.splitlines()
-    assert first.startswith("2 chapters, 2 at a time, ")
-    assert [line.partition(":")[0] for line in lines] == ["two", "one"], "each is told as it is done"
-    threads = max(1, len(os.sched_getaffinity(0)) // 2) if hasattr(os, "sched_getaffinity") else None
-    assert threads is None or outputs(executed(root)).split() == [str(threads)]
-
-
-@pytest.mark.parametrize(
-    ("asked", "chapters", "protocol", "expected"),
-    [
-        (None, 5, "quick", 4),
-        (None, 3, "smoke", 3),
-        (None, 5, "paper", 1),
-        (2, 5, "paper", 2),
-        (9, 5, "quick", 5),
-    ],
-)
-def test_how_many_chapters_run_at_a_time(asked, chapters, protocol, expected, monkeypatch) -> None:
-    monkeypatch.setattr(execution, "_processors", lambda: 4)
-    assert execution._jobs(asked, chapters, protocol) == expected
-
-
-@pytest.mark.parametrize("jobs", [0, -1, 1.5, True])
-def test_fewer_than_one_at_a_time_is_refused(root: Path, jobs) -> None:
-    with pytest.raises(ValueError, match=r"^jobs: got .*, expected a whole number of at least 1$"):
-        execute(root, jobs=jobs)
-
-
-def test_an_interrupt_ends_all_chapters_and_leaves_no_failure(root: Path) -> None:
-    for name in ("one", "two"):
-        write_chapter(root, name, f"open({str(root / name)!r}, 'w').close()", "import time; time.sleep(60)")
-    write_toc(root, "one", "two")
-    program = f"from kdrepro.book import execute; execute({str(root)!r}, jobs=2)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_until(lambda: (root / "one").exists() and (root / "two").exists(), "both chapters run")
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert said.strip().endswith("KeyboardInterrupt")
-    assert processes_of(root) == []
-    assert list((root / "_build" / "executed").glob("*.ipynb")) == []
 
 
 def test_a_kernel_that_dies_is_a_failure(root: Path) -> None:

@@ -77,6 +77,13 @@ def test_a_sentence_that_is_there_very_often_is_trained_on(tmp_path):
         assert sum(source == often[0] for source, _ in text.train) == 900
 
 
+def test_the_last_rare_sentence_is_left_for_choosing(tmp_path):
+    sources = [f"{number}" for number in range(5)] + ["often"] * 47 + ["more often"] * 48
+    text = read_parallel(*written(tmp_path, sources, [f"Satz {number}" for number in range(100)]))
+    assert [len(part) for part in (text.train, text.valid, text.test)] == [95, 1, 4]
+    assert {source for source, _ in text.train} == {"often", "more often"}
+
+
 def test_where_all_sentences_are_there_more_often_the_rarest_are_held_out(tmp_path):
     sources = ["one"] * 2 + ["two"] * 3 + ["three"] * 9
     text = read_parallel(*written(tmp_path, sources, [f"Satz {number}" for number in range(14)]))

@@ -91,3 +91,5 @@ def test_where_the_guided_layer_ends_is_told_of_depths_that_have_both_trainings(
     assert told in text
     assert text.endswith("not that it no longer tells what the hint does.")
     assert hint_kept(ledger_of(tmp_path / "less", {"depth11_hint": [50.0]}, **named)) == ""
+    once = {"depth5_joint": [20.0], "depth5_joint_labels": [16.0]}
+    assert hint_kept(ledger_of(tmp_path / "once", once, **named)) == ""
