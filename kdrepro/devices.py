@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from kdrepro import checks
-from kdrepro.row import THEN
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -174,21 +173,3 @@ def describe(device: torch.device) -> str:
                 model = line.split(":", 1)[1].strip()
                 break
     return f"cpu: {model}, {torch.get_num_threads()} threads"
-
-
-def in_turn(descriptions: Sequence[str]) -> str:
-    """Return, for the row of a run, the devices that it was trained on, in order.
-
-    >>> in_turn(["cuda: A100", "cuda: A100"]), in_turn(["cuda: A100", "mps"])
-    ('cuda: A100', 'cuda: A100, then mps')
-    """
-    return THEN.join(dict.fromkeys(descriptions))
-
-
-def kind(description: str) -> str:
-    """Return the kind of device that a row names, or nothing where its run moved from one to another.
-
-    >>> kind("cuda: A100"), kind("cuda: A100, then cuda: H100")
-    ('cuda', '')
-    """
-    return "" if THEN in description else description.partition(":")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ SCHEMA = 1
 PROTOCOLS = ("smoke", "quick", "reduced", "paper")
 SPLITS = ("test", "select")
 # Between the devices of a run that was killed on one and went on on another.
-THEN = ", then "
+_THEN = ", then "
 
 _LARGEST = sys.float_info.max
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,99}")
@@ -25,6 +26,24 @@ def run_id(*, recipe: str, arm: str, protocol: str, seed: int, split: str = "tes
     'hinton_kd.paper.soft_targets_T20.s3'
     """
     return f"{recipe}.{protocol}.{arm}.s{seed}" + (f".{split}" if split != "test" else "")
+
+
+def devices_in_turn(descriptions: Sequence[str]) -> str:
+    """Return, for the row of a run, the devices that it was trained on, in order.
+
+    >>> devices_in_turn(["cuda: A100", "cuda: A100"]), devices_in_turn(["cuda: A100", "mps"])
+    ('cuda: A100', 'cuda: A100, then mps')
+    """
+    return _THEN.join(dict.fromkeys(descriptions))
+
+
+def device_kind(description: str) -> str:
+    """Return the kind of device that a row names, or nothing where its run moved from one to another.
+
+    >>> device_kind("cuda: A100"), device_kind("cuda: A100, then cuda: H100")
+    ('cuda', '')
+    """
+    return "" if _THEN in description else description.partition(":")[0]
 
 
 def wrong(name: str, value: object, expected: str) -> ValueError:

@@ -22,7 +22,7 @@ from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.checkpoints import load_weights, save_weights
 from kdrepro.ledger import Ledger, user_folder
 from kdrepro.provenance import source_state, versions
-from kdrepro.row import PROTOCOLS, SPLITS, Row, run_id
+from kdrepro.row import PROTOCOLS, SPLITS, Row, devices_in_turn, run_id
 from kdrepro.run import Run, origin_of
 
 
@@ -219,7 +219,7 @@ class Runner:
             teacher=None if not needed else needed[0] if len(needed) == 1 else needed,
             parameters=parameters,
             seconds=round(seconds, 4),
-            device=devices.in_turn(result.history.devices or [devices.describe(self.where)]),
+            device=devices_in_turn(result.history.devices or [devices.describe(self.where)]),
             versions=versions(),
             commit=self.commit,
             dirty=self.dirty,

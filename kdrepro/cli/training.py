@@ -10,7 +10,7 @@ import typer
 
 from kdrepro import checks
 from kdrepro.ledger import RESULTS, Ledger, Row, recorded, user_folder
-from kdrepro.row import PROTOCOLS
+from kdrepro.row import PROTOCOLS, device_kind
 
 if TYPE_CHECKING:
     from kdrepro.arms import Recipe
@@ -178,14 +178,12 @@ def _own_text(
 
 def _cost(recipe: str, protocol: str, names: list[str], *, kind: str) -> str:
     """What a plan will take on a device of this kind, from recorded runs of the same arms: the median of an arm's."""
-    from kdrepro import devices
-
     total, unknown = 0.0, set()
     rows = recorded().rows(recipe=recipe, protocol=protocol)
     for name in names:
         # A setting that was tried costs what its arm costs.
         base = name.partition(".try")[0]
-        seconds = sorted(row.seconds for row in rows if row.arm == base and devices.kind(row.device) == kind)
+        seconds = sorted(row.seconds for row in rows if row.arm == base and device_kind(row.device) == kind)
         if seconds:
             total += seconds[len(seconds) // 2]
         else:

@@ -14,7 +14,7 @@ from kdrepro.intervals import Interval, mean_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import compare, difference, labelled, reading, rows_shown, summary
-from kdrepro.row import THEN
+from kdrepro.row import device_kind
 
 NOT_RUN = "not run"
 
@@ -253,7 +253,7 @@ def stamp(recipe: str, ledger: Ledger, *, protocol: str = "paper") -> pd.DataFra
         "Versions": listed(f"{name} {' / '.join(sorted(several))}" for name, several in versions.items())
         + (
             "; of a run on several devices those of the last"
-            if any(THEN in row.device for row in rows)
+            if not all(device_kind(row.device) for row in rows)
             else ""
         ),
         "Commits": listed(
