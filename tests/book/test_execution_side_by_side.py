@@ -110,7 +110,9 @@ def test_an_interrupt_ends_all_chapters_and_leaves_no_failure(root: Path) -> Non
     for name in ("one", "two"):
         write_chapter(root, name, f"open({str(root / name)!r}, 'w').close()", "import time; time.sleep(60)")
     write_toc(root, "one", "two")
-    program = f"from kdrepro.book import execute; execute({str(root)!r}, jobs=2)"
+    # Whoever started the tests may have it ignored, as shells do for what runs in the background.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heed}; from kdrepro.book import execute; execute({str(root)!r}, jobs=2)"
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
