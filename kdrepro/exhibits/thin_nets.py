@@ -20,9 +20,9 @@ from kdrepro.exhibits.charts import (
     BLUE,
     GREEN,
     GREY,
-    ORANGE,
     PINK,
     RED,
+    SKY,
     STYLE,
     Chart,
     new_chart,
@@ -62,7 +62,7 @@ KINDS = {
     "kd": Kind("soft targets", BLUE, 7),
     "hint": Kind("hint first", GREEN, 13),
     "joint": Kind("hint and soft targets at once", PINK, None, (5, 11)),
-    "joint_labels": Kind("hint and labels at once", ORANGE, None, (5, 11)),
+    "joint_labels": Kind("hint and labels at once", SKY, None, (5, 11)),
 }
 GUESSED = 0.9
 # Where the axis of depths ends; room for words after the deepest nets.
