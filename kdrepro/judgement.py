@@ -42,7 +42,7 @@ def not_run(claim: Claim, *, n: int, runs: Iterable[str]) -> Judgement:
     return Judgement(
         claim=claim,
         verdict="not run",
-        detail=f"{few(claim, n)}.{ran_instead(claim)}",
+        detail=f"{few(claim, n)}.{stands_in(claim)}",
         n=n,
         protocol=claim.protocol,
         seeds_needed=claim.seeds,
@@ -103,7 +103,7 @@ def few(claim: Claim, n: int) -> str:
     return f"{n} of {claim.seeds} seeds at protocol {claim.protocol}"
 
 
-def ran_instead(claim: Claim) -> str:
+def stands_in(claim: Claim) -> str:
     """A sentence with a space before it that names the claims standing in for this one, or nothing."""
     return f" In its place: {', '.join(claim.instead)}." if claim.instead else ""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kdrepro.claims import Claim, Side
 from kdrepro.intervals import Interval, mean_interval, ratio_interval
-from kdrepro.judgement import Judgement, bounds, counted, few, named, not_run, number, ran_instead, settle
+from kdrepro.judgement import Judgement, bounds, counted, few, named, not_run, number, settle, stands_in
 from kdrepro.ledger import Row
 from kdrepro.pairs import Reading, compare, independent, once_only, partners, reading, readings, shared
 from kdrepro.rules import needed_pairs, ordered, runs_of, scale_of, unit_of
@@ -83,7 +83,7 @@ def judge_value(claim: Claim, rows: Sequence[Row]) -> Judgement:
     return Judgement(
         claim=claim,
         verdict=verdict,
-        detail=detail + "." + (ran_instead(claim) if verdict == "not run" else ""),
+        detail=detail + "." + (stands_in(claim) if verdict == "not run" else ""),
         mean=interval.mean,
         interval=(interval.low, interval.high),
         n=n,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdrepro.claims import Claim, Deviation, Paper, paper, papers
-from kdrepro.judgement import VERDICTS, Judgement, ran_instead
+from kdrepro.judgement import VERDICTS, Judgement, stands_in
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import admitted
 from kdrepro.rules import judge_order, judge_similar
@@ -26,7 +26,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement:
         return Judgement(
             claim=claim,
             verdict=claim.kind,
-            detail=claim.reason + ran_instead(claim),
+            detail=claim.reason + stands_in(claim),
             protocol=claim.protocol,
         )
     return _RULES[claim.kind](claim, admitted(rows, recipe=claim.recipe, protocol=claim.protocol))
