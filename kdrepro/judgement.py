@@ -129,3 +129,9 @@ def counted(n: int, units: int, what: str = "pairs") -> str:
     ('5 pairs', '10 runs of 5 teachers')
     """
     return f"{n} {what}" if units == n else f"{n} {what} of {units} teachers"
+
+
+def unfinished(judgements: Iterable[Judgement]) -> str:
+    """Say in a few words how far a paper is of which not all that is planned was run."""
+    begun = any(each.verdict not in ("not run", "out of reach") for each in judgements)
+    return "being recorded, first verdicts in its chapter" if begun else "not yet judged"

@@ -98,12 +98,6 @@ def unit_of(claim: Claim, comparison: Comparison) -> str:
     return f" {claim.unit}" if claim.unit and counted else ""
 
 
-def _metric(comparison: Comparison) -> str:
-    """What a comparison is in."""
-    sides = (side for side in (comparison.lower, comparison.higher) if isinstance(side, Side))
-    return next(side.metric for side in sides)
-
-
 def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
     """Reproduced if every interval of `lower` minus `higher` is below zero, contradicted if one is above.
 
@@ -146,7 +140,7 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
         + ".",
         mean=deciding.mean,
         interval=(deciding.low, deciding.high),
-        metric=_metric(decided) if len({_metric(each) for each in claim.comparisons}) > 1 else "",
+        metric=decided.metric if len({each.metric for each in claim.comparisons}) > 1 else "",
         n=n,
         units=min(n, *(each.units for each in outcomes)),
         protocol=claim.protocol,

@@ -20,7 +20,7 @@ from kdrepro.exhibits.run_tables import (
     setting,
     stamp,
 )
-from kdrepro.judgement import VERDICTS, Judgement, number
+from kdrepro.judgement import VERDICTS, Judgement, number, unfinished
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import rows_shown
 from kdrepro.verdicts import judge_paper
@@ -44,6 +44,14 @@ __all__ = [
 ]
 
 
+# What the numbers of a claim without a unit of its own are in.
+_UNITS = {"test_errors": "test errors", "test_errors_bias_train": "test errors", "test_nll": "nats"}
+_UNJUDGED = {
+    "not run": "Not run, not often enough yet, or not to be judged, with the reason in the chapter",
+    "out of reach": "Out of reach, with the reason in the chapter",
+}
+
+
 def headline(claims: pd.DataFrame, claim: str, words: str) -> str:
     """Return, in Markdown, what a claim of `claim_table` says in a few `words`, its verdict, and what that rests on."""
     found = claims.loc[claim]
@@ -59,11 +67,17 @@ def _paper_says(claim: Claim) -> str:
 def _we_find(judgement: Judgement) -> str:
     if judgement.mean is None or judgement.interval is None:
         return "–"
-    low, high = judgement.interval
-    text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {judgement.claim.unit}".strip()
+    claim, (low, high) = judgement.claim, judgement.interval
+    unit = claim.unit
+    if claim.kind in ("order", "similar") and not unit and not judgement.metric:
+        metrics = {each.metric for each in claim.comparisons} or {claim.metric}
+        unit = _UNITS.get(metrics.pop(), "")
+    text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {unit}".strip()
     what = f"difference in {judgement.metric} " if judgement.metric else "difference "
+    if claim.kind == "similar" and judgement.verdict == "reproduced" and (low > 0 or high < 0):
+        text += "; similar, but not the same"
     of = {"value": "", "order": what, "similar": what, "recovery": "share "}
-    return of[judgement.claim.kind] + text
+    return of[claim.kind] + text
 
 
 def _label(claim: Claim, claims: Iterable[Claim]) -> str:
@@ -119,12 +133,12 @@ def _dashboard_row(found: Paper, judgements: Sequence[Judgement]) -> dict[str, s
     told = [f"{extra[verdict]} {verdict}" for verdict in VERDICTS if extra[verdict]]
     ours = "–" if planned or not told else ", ".join(told)
     runs = {run for each in judgements for run in each.runs}
-    status = "not yet judged" if planned else f"{len(runs)} runs judged"
+    status = unfinished(judgements) if planned else f"{len(runs)} runs judged"
     return {"Paper": found.cited_as, "Title": found.title, **counts, "Our own claims": ours, "Status": status}
 
 
 def dashboard(ledger: Ledger) -> pd.DataFrame:
-    """One row for each paper with its number of claims by verdict; a paper that is not yet judged says so."""
+    """One row for each paper with its number of claims by verdict; of one that is planned it says how far it is."""
     return pd.DataFrame([_dashboard_row(each, judge_paper(each.key, ledger)) for each in papers()])
 
 
@@ -156,12 +170,6 @@ def deviations_table(key: str, ledger: Ledger) -> pd.DataFrame:
 
 
 # What the README lists in one line, without a place in its table.
-_UNJUDGED = {
-    "not run": "Not run, or not often enough yet",
-    "out of reach": "Out of reach, with the reason in the chapter",
-}
-
-
 def readme_table(ledger: Ledger) -> str:
     """The verdicts in Markdown: a line for each claim that was judged, then those that were not, and papers to come."""
     parts = []
@@ -186,6 +194,10 @@ def readme_table(ledger: Ledger) -> str:
             left = [each.claim.id for each in judgements if each.verdict == verdict]
             lines += ["", f"{words}: {', '.join(left)}."] if left else []
         parts.append("\n".join(lines))
-    planned = [each.cited_as for each in papers() if each.status == "planned"]
-    parts += [f"Not yet judged: {', '.join(planned)}."] if planned else []
+    planned = [
+        f"{each.cited_as}: {unfinished(judge_paper(each.key, ledger))}."
+        for each in papers()
+        if each.status == "planned"
+    ]
+    parts += [" ".join(planned)] if planned else []
     return "\n\n".join(parts) + "\n"

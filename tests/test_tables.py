@@ -13,6 +13,7 @@ from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
 
 from kdrepro import tables
+from kdrepro.ledger import recorded
 from kdrepro.verdicts import VERDICTS, judge, judge_paper, paper, papers
 
 
@@ -274,20 +275,44 @@ def test_the_readme_table_is_markdown_with_every_verdict(ledger, empty):
         assert line.startswith(f"| {each.claim.id}")
         assert line.endswith(f"| {each.verdict} |")
     for verdict, words in (
-        ("not run", "Not run, or not often enough yet"),
+        ("not run", "Not run, not often enough yet, or not to be judged"),
         ("out of reach", "Out of reach, with"),
     ):
         names = ", ".join(each.claim.id for each in found if each.verdict == verdict)
         assert names
         assert re.search(rf"^{words}[^:]*: {names}\.$", text, flags=re.MULTILINE)
-    planned = ", ".join(each.cited_as for each in papers() if each.status == "planned")
-    assert f"Not yet judged: {planned}." in text
+    assert text.endswith("\nKim & Rush (2016): not yet judged.\n")
+
+
+def test_the_readme_table_tells_of_first_verdicts_and_what_a_difference_is_in():
+    text = tables.readme_table(recorded())
+    begun = any(each.verdict in ("reproduced", "inconclusive") for each in judge_paper("kim2016", recorded()))
+    if paper("kim2016").status == "planned" and begun:
+        assert text.endswith("\nKim & Rush (2016): being recorded, first verdicts in its chapter.\n")
+    assert re.search(r"\| difference [-\d. ()to]+ test errors \| reproduced \|", text)
+    assert re.search(r"\| difference [-\d. ()to]+ nats \| reproduced \|", text)
+
+
+def test_similar_arms_of_which_one_is_better_are_said_to_be_both(tmp_path):
+    (claim,) = (each for each in paper("zagoruyko2017").claims if each.id == "N1")
+    rows = [
+        make_row(
+            arm,
+            seed,
+            recipe="attention_transfer",
+            protocol="reduced",
+            metrics={"test_errors": errors + 5.0 * seed},
+        )
+        for arm, errors in (("student_alone", 1400.0), ("at_norm_0.1", 1390.0))
+        for seed in range(5)
+    ]
+    assert tables._we_find(judge(claim, rows)).endswith(" test errors; similar, but not the same")
 
 
 def test_the_readme_table_without_rows_lists_what_is_not_run(empty):
     text = tables.readme_table(empty)
     assert "|" not in text
-    assert "Not run, or not often enough yet: H1, H2, H3" in text
+    assert "with the reason in the chapter: H1, H2, H3" in text
 
 
 def test_students_that_share_a_teacher_are_averaged_in_tables_too(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from html import escape
 
 from kdrepro.claims import Paper, papers
-from kdrepro.judgement import VERDICTS, Judgement
+from kdrepro.judgement import VERDICTS, Judgement, unfinished
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
 
@@ -32,7 +32,7 @@ def _row(paper: Paper, judgements: list[Judgement], chapters: Collection[str]) -
         name = f'<a href="../notebooks/{escape(paper.notebook)}.html">{name}</a>'
     head = f'<th scope="row">{name}<span class="kdrepro-title">{escape(paper.title)}</span></th>'
     if paper.status == "planned":
-        return f'<tr>{head}<td colspan="2" class="kdrepro-planned">not yet judged</td></tr>'
+        return f'<tr>{head}<td colspan="2" class="kdrepro-planned">{escape(unfinished(judgements))}</td></tr>'
     own = _counts(each for each in judgements if not each.claim.ours)
     ours = _counts(each for each in judgements if each.claim.ours)
     # The labels take the place of the headings where the columns are stacked.

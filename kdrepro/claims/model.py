@@ -35,6 +35,11 @@ class Comparison:
         """All arms that the comparison reads."""
         return {arm for side in (self.lower, self.higher) if isinstance(side, Side) for arm in side.arms}
 
+    @property
+    def metric(self) -> str:
+        """What the comparison is in."""
+        return next(side.metric for side in (self.lower, self.higher) if isinstance(side, Side))
+
 
 @dataclass(frozen=True)
 class Fixed:
