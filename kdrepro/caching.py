@@ -80,7 +80,7 @@ class CachedTeacher:
         """Raise `ValueError` or `TypeError` if the outputs cannot be those of the inputs that `batches` gives."""
         if not isinstance(batches, Batches):
             raise TypeError(f"teacher: got cached outputs with {type(batches).__name__}, expected Batches")
-        if batches.augment is not None:
+        if _augments(batches):
             raise ValueError("teacher: got cached outputs with augmented batches: they belong to other views")
         if len(self.logits) != len(batches.inputs):
             raise ValueError(
@@ -101,14 +101,20 @@ class CachedTranslator:
     """A teacher's logits at every word of the targets of a text, looked up by `batch.index`. See `cache_teacher`.
 
     `logits` (P, V) are those of all predictions, one pair behind the other, of which each has so many (N,).
-    `temperature` and `teacher` are as in `CachedTeacher`.
+    `temperature` and `teacher` are as in `CachedTeacher`; `text` is the digest of the pairs, empty if it is not known.
     """
 
     def __init__(
-        self, logits: Tensor, predictions: Tensor, *, temperature: float | None = None, teacher: str = ""
+        self,
+        logits: Tensor,
+        predictions: Tensor,
+        *,
+        temperature: float | None = None,
+        teacher: str = "",
+        text: str = "",
     ) -> None:
         self.logits, self.predictions = checks.logits("logits", logits), predictions
-        self.temperature, self.teacher = temperature, teacher
+        self.temperature, self.teacher, self.text = temperature, teacher, text
         if int(predictions.sum()) != len(logits):
             raise ValueError(f"predictions: got {int(predictions.sum())} in all, expected {len(logits)}")
         self.starts = (predictions.cumsum(0) - predictions).to(logits.device)
@@ -116,7 +122,11 @@ class CachedTranslator:
     def to(self, device: torch.device | str) -> CachedTranslator:
         """Return the same cache on `device`."""
         return CachedTranslator(
-            self.logits.to(device), self.predictions, temperature=self.temperature, teacher=self.teacher
+            self.logits.to(device),
+            self.predictions,
+            temperature=self.temperature,
+            teacher=self.teacher,
+            text=self.text,
         )
 
     def check_fits(self, batches: TrainingData) -> None:
@@ -130,6 +140,8 @@ class CachedTranslator:
                 f"teacher: got the cached outputs of another text ({len(self.predictions)} pairs, "
                 f"{len(self.logits)} predictions), expected {batches.examples} and {int(batches.predictions.sum())}"
             )
+        if self.text and self.text != batches.digest():
+            raise ValueError("teacher: got the cached outputs of another text, as many words long")
 
     def look_up(self, batch: Batch) -> Outputs:
         """Return the logits of the pairs of `batch` (B, L, V); where it has padding they are somebody else's."""
@@ -185,9 +197,10 @@ def cache_teacher(
     `fit` refuses another. The precision is that of the `fit` the cache is for, so that the cached loss equals the
     uncached one. Of a text it holds a logit for each word of the vocabulary at each word of the targets, in the
     precision of the teacher's: gigabytes, soon.
-    Raises `ValueError` when `batches` augments: the cached outputs would belong to other inputs.
+    Raises `ValueError` when `batches` augments, or has an `epoch` of its own, which may: the cached outputs would
+    belong to other inputs.
     """
-    if isinstance(batches, Batches) and batches.augment is not None:
+    if isinstance(batches, Batches) and _augments(batches):
         raise ValueError(
             "batches: got augmented batches, expected none: cached outputs would belong to other views"
         )
@@ -209,6 +222,11 @@ def cache_teacher(
         teacher=digests.of_modules(*frozen.modules),
         inputs=_some(batches.inputs),
     )
+
+
+def _augments(batches: Batches) -> bool:
+    """Say whether batches may hold other inputs than the data set: one that makes them in its own way may mix them."""
+    return batches.augment is not None or type(batches).epoch is not Batches.epoch
 
 
 def _some(inputs: Tensor) -> str:
@@ -248,6 +266,7 @@ def _cache_translator(
                 batches.predictions,
                 temperature=_averaged_at(teacher, temperature),
                 teacher=digests.of_modules(*teacher.modules),
+                text=batches.digest(),
             )
         assert batch.mask is not None
         places = cached.places(_index(batch), width=found.shape[1])

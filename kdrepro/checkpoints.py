@@ -6,9 +6,11 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -41,7 +43,22 @@ def _replace(file: Path, write: Callable[[Path], None]) -> None:
 
 def save_state(state: Mapping[str, Any], file: Path) -> None:
     """Write a training state (tensors, numbers, strings, lists and dicts of them) to `file`, atomically."""
-    _replace(file, lambda beside: torch.save(dict(state), beside))
+    own = _without_numpy(dict(state))
+    _replace(file, lambda beside: torch.save(own, beside))
+
+
+def _without_numpy(value: Any) -> Any:
+    """The same with Python's numbers for numpy's, which are written and then, as no plain data, not read."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        # A copy has the kind of the first: a counter, or in order.
+        own = copy(value)
+        own.clear()
+        for name, each in value.items():
+            own[_without_numpy(name)] = _without_numpy(each)
+        return own
+    return type(value)(_without_numpy(each) for each in value) if type(value) in (list, tuple) else value
 
 
 def load_state(file: Path) -> dict[str, Any]:
@@ -69,7 +86,14 @@ def save_weights(module: nn.Module, file: Path, *, metadata: Mapping[str, str]) 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, metadata: Mapping[str, str]) -> None:
     """Write named tensors to a safetensors file, atomically."""
-    own: dict[str, Tensor] = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    own: dict[str, Tensor] = {}
+    there: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        # Layers may share a weight, which the file holds once for each.
+        own[name] = value.clone() if place in there else value
+        there.add(place)
     _replace(file, lambda beside: save_file(own, beside, metadata=dict(metadata)))
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from torch import nn
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
 
 from kdrepro import checks
 
@@ -67,7 +68,9 @@ def accelerator(device: str = "auto") -> Iterator[Accelerator]:
     shared[2].clear()
     try:
         # Precision is ours (`autocast`), so that the losses stay in float32 and one process can use both.
-        yield Accelerator(cpu=wanted == "cpu", mixed_precision="no")
+        # In a step of several processes an objective may leave out layers of the student, as a hint does those above.
+        spread = DistributedDataParallelKwargs(find_unused_parameters=True)
+        yield Accelerator(cpu=wanted == "cpu", mixed_precision="no", kwargs_handlers=[spread])
     finally:
         for state, old in zip(shared, before, strict=True):
             # The processes of a launch stay as they are.
@@ -158,6 +161,41 @@ class ChannelsLast:
             # With a single channel both orders are contiguous, and only the strides tell.
             value.data = value.data.clone(memory_format=torch.contiguous_format)
         self.moved = []
+
+
+def seed(number: int, device: torch.device) -> None:
+    """Start the random numbers of the CPU and of `device` from `number`, and those of no other device."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Return where the random numbers of the CPU are, and those of `device` if that is another."""
+    own = {"cuda": lambda: torch.cuda.get_rng_state(device), "mps": torch.mps.get_rng_state}
+    return [torch.get_rng_state(), *([own[device.type]()] if device.type in own else [])]
+
+
+def set_random_state(states: list[Tensor], device: torch.device) -> None:
+    """Put the random numbers back to where `random_state` found them."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])
+
+
+@contextlib.contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random numbers, those of the CPU and of `device`, where they were."""
+    before = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(before, device)
 
 
 def describe(device: torch.device) -> str:

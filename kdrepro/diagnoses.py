@@ -72,7 +72,8 @@ def in_logits(name: str, logits: Tensor) -> Iterator[Finding]:
             "Look for weights that diverged, half precision that overflows, or inputs not normalised.",
         )
         return
-    wide = logits.double()
+    # On the CPU: not every device has double precision.
+    wide = logits.cpu().double()
     in_range = bool(((wide >= 0) & (wide <= 1)).all())
     if logits.shape[-1] > 1 and in_range and bool(((wide.sum(-1) - 1).abs() < 1e-2).all()):
         yield warning(

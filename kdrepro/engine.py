@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from kdrepro import checks, devices, digests, progressing
 from kdrepro.caching import CachedTeacher, CachedTranslator
-from kdrepro.members import Ask, Member, Trainee, share_of
+from kdrepro.members import Member, Trainee, check_apart, share_of
 from kdrepro.replays import Replay
 from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher, run_module
+from kdrepro.trials import Ask
 from kdrepro.types import Batch, Outputs, TrainingData
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
@@ -123,11 +124,14 @@ def fit(
     caller's random state is left alone. A checkpoint of another teacher, other data or other settings is refused.
     `progress` is a label: a bar on a terminal, elsewhere one line an epoch.
 
-    Under `accelerate launch` every process takes its share of each batch (BatchNorm statistics are each process's own).
+    Under `accelerate launch` every process takes its share of each batch (BatchNorm statistics are each process's own,
+    and what `validate` returns is averaged).
 
     `device` is `auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda` or `mps`. `precision` is that of the networks,
-    `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as many CPUs do too. Weights and losses
-    are float32 in any case. Where that is faster, weights lie with the channels last in memory while it trains.
+    `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as many CPUs do too. Weights are float32
+    in any case, and so are the losses of this package and the sums of yours: an objective of your own gets what nets
+    give in bf16, and had better begin with `.float()`. Where that is faster, weights lie with the channels last in
+    memory while it trains.
     `cuda_graphs` records the passes of a step on CUDA, once for each shape of a batch, and replays them, which spares a
     small net the launching of its kernels one by one; the numbers are the same. It is for nets and objectives whose
     Python does the same in every step, and which change what they keep in place: a choice or a count would stay as
@@ -180,8 +184,8 @@ def fit_cohort(
     checkpoint, and comparisons between them are paired. A history's `seconds` are the student's own and an equal share
     of what was done for all. Everything else is as in `fit`.
 
-    Raises `ValueError` for no member, two with one student, or objectives that want an ensemble's classes averaged at
-    different temperatures.
+    Raises `ValueError` for no member, two that train one parameter or write one checkpoint, or objectives that want an
+    ensemble's classes averaged at different temperatures.
     """
     checks.whole("epochs", epochs, least=1)
     if not all(hasattr(batches, name) for name in ("epoch", "first", "check_classes", "to")):
@@ -191,8 +195,7 @@ def fit_cohort(
         )
     if not members:
         raise ValueError("members: got none, expected at least one")
-    if len({id(member.student) for member in members}) < len(members):
-        raise ValueError("members: got one student twice, expected a student of its own for each")
+    check_apart(members)
     with devices.accelerator(device) as run:
         return _fit_cohort(
             members,
@@ -220,7 +223,7 @@ def _fit_cohort(
     cuda_graphs: bool,
 ) -> list[History]:
     data = batches.to(run.device)
-    if 0 < data.examples % data.batch_size < run.num_processes:
+    if (data.examples % data.batch_size or data.batch_size) < run.num_processes:
         raise ValueError(
             f"batch_size: its last batch has fewer examples than the {run.num_processes} processes"
         )
@@ -244,8 +247,7 @@ def _fit_cohort(
         )
         for member in members
     ]
-    devices_to_fork = [run.device] if run.device.type == "cuda" else []
-    with contextlib.ExitStack() as left, torch.random.fork_rng(devices=devices_to_fork):
+    with contextlib.ExitStack() as left, devices.own_randomness(run.device):
         for trainee in trainees:
             left.callback(trainee.leave)
         # The first examples are tried here already, and an objective may draw numbers for them.

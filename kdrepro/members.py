@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdrepro import checks, devices
 from kdrepro.replays import Replay, copied
 from kdrepro.resume import History, State, Step, signature
-from kdrepro.teacher import run_module, untouched
+from kdrepro.trials import Ask, look, try_one
 from kdrepro.types import Batch, Outputs, TrainingData
 
-Ask = Callable[[Batch], Outputs]
 # The terms of a step, and the gradients of what is trained.
 Passes = tuple[dict[str, Tensor], list[Tensor | None]]
 
@@ -58,6 +57,28 @@ class Member:
                 )
 
 
+def check_apart(members: Sequence[Member]) -> None:
+    """Raise `ValueError` unless each member has a student, parameters of its objective and a checkpoint of its own."""
+    if len({id(member.student) for member in members}) < len(members):
+        raise ValueError("members: got one student twice, expected a student of its own for each")
+    whose: dict[int, int] = {}
+    files: dict[Path, int] = {}
+    for place, member in enumerate(members):
+        parameters = [*member.student.parameters(), *member.objective.parameters()]
+        for each in {id(each) for each in parameters if each.requires_grad}:
+            if (first := whose.setdefault(each, place)) != place:
+                raise ValueError(
+                    f"members: got a parameter that both number {first} and number {place} train, expected students "
+                    "and objectives with parameters of their own"
+                )
+        if member.checkpoint is not None:
+            file = Path(member.checkpoint).resolve()
+            if (first := files.setdefault(file, place)) != place:
+                raise ValueError(
+                    f"checkpoint: got {file} for number {first} and number {place} of the members, expected a file each"
+                )
+
+
 class Trainee:
     """A `Member` on its device: what the loop of `fit` asks for one step, and for the start and end of an epoch."""
 
@@ -83,13 +104,16 @@ class Trainee:
     def start(self, ask: Ask | None) -> None:
         """Try the first examples, so that what cannot work fails before training; then take up a checkpoint."""
         try:
-            _try_one(self.step, ask, self.data)
+            try_one(self.step, ask, self.data, processes=self.run.num_processes)
         except RuntimeError:
             if self.order is None:
                 raise
             # A net that flattens with `view` needs its channels where they were.
             self.leave()
-            _try_one(self.step, ask, self.data)
+            try_one(self.step, ask, self.data, processes=self.run.num_processes)
+        # What an earlier backward pass left would be added to the first step's.
+        for parameter in self.step.parameters():
+            parameter.grad = None
         self.trained = [parameter for parameter in self.step.parameters() if parameter.requires_grad]
         if not self.trained:
             raise ValueError(
@@ -138,10 +162,11 @@ class Trainee:
     def start_epoch(self) -> None:
         """Wake the student and tell the objective the epoch."""
         # Dropout is a function of seed, epoch and process, so a resumed run needs no saved random state.
-        torch.manual_seed((self.data.seed << 20) + (self.history.epochs << 4) + self.run.process_index + 1)
-        self.random = _random_state(self.run.device)
+        seed = (self.data.seed << 20) + (self.history.epochs << 4) + self.run.process_index + 1
+        devices.seed(seed, self.run.device)
         self.wrapped.train()
         self._tell_epoch(self.history.epochs)
+        self.random = devices.random_state(self.run.device)
         if self.replay is not None and hasattr(self.member.objective, "start_epoch"):
             # A weight that depends on the epoch is a number of Python's.
             self.replay.forget()
@@ -174,27 +199,31 @@ class Trainee:
         """Take one step; `share` is the weight of this process, `alone` says that no other trainee draws numbers."""
         started = time.perf_counter()
         if not alone:
-            _set_random_state(self.random, self.run.device)
+            devices.set_random_state(self.random, self.run.device)
         self.share = share
         terms, gradients = (self.replay or self._passes)(batch, taught)
         for parameter, gradient in zip(self.trained, gradients, strict=True):
             parameter.grad = gradient
+        held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if self.member.gradient_clip is not None:
-            self.run.clip_grad_norm_(self.trained, self.member.gradient_clip)
+            self.run.clip_grad_norm_(held, self.member.gradient_clip)
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        # Of what the optimiser was not given nobody else clears the gradient.
+        for parameter in set(self.trained) - set(held):
+            parameter.grad = None
         if self.member.after_step is not None:
             self.member.after_step(self.member.student)
         self.recent.append({name: value * share for name, value in terms.items()})
         if not alone:
-            self.random = _random_state(self.run.device)
+            self.random = devices.random_state(self.run.device)
         self.seconds += time.perf_counter() - started
 
     def look(self, number: int, ask: Ask | None) -> None:
         """Look at the losses of the last steps, up to batch `number`; raise where one is not finite."""
-        _look(self.recent, self.history.epochs, number, self.step, ask, self.data)
+        look(self.recent, self.history.epochs, number, self.step, ask, self.data)
         for each in self.recent:
             for name, value in each.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -211,13 +240,16 @@ class Trainee:
         values = {
             "loss": sum(values.values()),
             **values,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            # Some optimisers keep it as a tensor, which they change in place.
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
         }
         if self.member.validate is not None:
-            values["validation"] = _validate(self.member.validate, self.member.student)
+            values["validation"] = self._validation(self.member.validate)
         history = self.history
-        for name, latest in values.items():
-            history.curves.setdefault(name, []).append(latest)
+        # A term that is not there in an epoch added nothing to its loss.
+        for name in (*history.curves, *(name for name in values if name not in history.curves)):
+            curve = history.curves.setdefault(name, [0.0] * history.epochs)
+            curve.append(values.get(name, 0.0))
         history.epochs += 1
         history.seconds += self.seconds + shared_seconds + time.perf_counter() - started
         if self.member.validate is not None and _is_new_best(history.curves["validation"]):
@@ -225,6 +257,13 @@ class Trainee:
             self.state.keep_best()
         if self.run.is_main_process:
             self.state.save(history, at_once=self.finished, every=checkpoint_seconds)
+
+    def _validation(self, validate: Callable[[nn.Module], float]) -> float:
+        """What `validate` says; of several processes, whose BatchNorm statistics differ, the mean, the same for all."""
+        value = _validate(validate, self.member.student)
+        if self.run.num_processes == 1:
+            return value
+        return float(self.run.reduce(torch.tensor(value, device=self.run.device), "mean"))
 
     def end(self) -> History:
         """Put back the weights of the best epoch, where there is one."""
@@ -243,83 +282,6 @@ class Trainee:
         if self.member.patience is None or self.history.best_epoch is None:
             return False
         return self.history.epochs - 1 - self.history.best_epoch >= self.member.patience
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return [torch.get_rng_state(), *own]
-
-
-def _set_random_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
-
-
-@torch.no_grad()
-def _try_one(step: Step, ask: Ask | None, data: TrainingData) -> None:
-    """Run the first examples through student, teacher and objective, so that what cannot work fails before training."""
-    batch = data.first(2)
-    # Whatever its mask, the first examples count here.
-    batch = Batch(batch.inputs, batch.counted_targets, None, batch.index)
-    mode = step.training
-    step.eval()
-    outputs = run_module(step.student, batch.inputs, side="student")
-    data.check_classes(outputs.logits.shape[-1])
-    taught = ask(batch) if ask else None
-    for side, logits in (("student", outputs.logits), ("teacher", taught.logits if taught else None)):
-        # A class that is -inf throughout is one that is left out, which the losses allow.
-        if logits is not None and not bool(
-            (logits.isfinite() | logits.isneginf().flatten(0, -2).all(dim=0)).all()
-        ):
-            raise ValueError(
-                f"{side}: its logits on the first examples are not finite, expected finite numbers"
-            )
-    step(batch, taught)
-    step.train(mode)
-    if data.examples % data.batch_size == 1:
-        _try_a_batch_of_one(step, data)
-
-
-@torch.no_grad()
-def _try_a_batch_of_one(step: Step, data: TrainingData) -> None:
-    """Raise where the last batch, of one example, leaves BatchNorm nothing to compare with."""
-    with untouched(step):
-        step.train()
-        try:
-            run_module(step.student, data.first(1).inputs, side="student")
-        except ValueError as error:
-            raise ValueError(
-                f"batch_size: got {data.batch_size} for {data.examples} examples, which leaves one for the last batch, "
-                f"and the student cannot train on that ({error}); choose another"
-            ) from error
-
-
-def _look(
-    recent: list[dict[str, Tensor]],
-    epoch: int,
-    number: int,
-    step: Step,
-    ask: Ask | None,
-    data: TrainingData,
-) -> None:
-    """Raise at the first step of `recent` whose loss is not finite, saying which side broke."""
-    finite = torch.stack([torch.stack(list(terms.values())).sum() for terms in recent]).isfinite()
-    if bool(finite.all()):
-        return
-    position = int((~finite).nonzero()[0])
-    bad = number - len(recent) + 1 + position
-    batch = next(batch for place, batch in enumerate(data.epoch(epoch)) if place == bad)
-    side = "the student's weights are no longer finite"
-    if ask is not None and not bool(ask(batch).logits.isfinite().all()):
-        side = "the teacher's logits are not finite on this batch"
-    elif all(bool(parameter.isfinite().all()) for parameter in step.parameters()):
-        side = "the student's logits overflowed"
-    terms = ", ".join(f"{name} {value.item():.4g}" for name, value in recent[position].items())
-    raise FloatingPointError(
-        f"step {epoch * len(data) + bad} (epoch {epoch}, batch {bad}): the loss is not finite ({terms}); {side}. "
-        "Try a lower learning rate, gradient_clip, or precision='fp32'"
-    )
 
 
 @torch.no_grad()

@@ -134,6 +134,8 @@ class Row:
             value = getattr(self, name)
             if not isinstance(value, str) or not _NAME.fullmatch(value):
                 raise wrong(name, value, "a name of letters, digits, _ and .")
+        if "." in self.recipe:
+            raise wrong("recipe", self.recipe, "a name without a dot, which ends it in the name of a run")
         for name, allowed in (("protocol", PROTOCOLS), ("split", SPLITS)):
             if getattr(self, name) not in allowed:
                 raise wrong(name, getattr(self, name), f"one of {', '.join(allowed)}")

@@ -37,7 +37,7 @@ def images_net(seed: int) -> nn.Sequential:
 
 def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool = False, **changes):
     """Everything that has a state: dropout, BatchNorm, jitter, momentum, a schedule, validation, learnt weights."""
-    student, objective, steps = images_net(1), WithOwnWeights(), 0
+    student, objective, steps = changes.pop("student", images_net(1)), WithOwnWeights(), 0
 
     def after_step(net: nn.Module) -> None:
         nonlocal steps
@@ -57,6 +57,7 @@ def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool =
         batch_size=changes.pop("batch_size", 8),
         seed=changes.pop("seed", 7),
         augment=changes.pop("augment", Jitter(pixels=1)),
+        mask=changes.pop("mask", None),
     )
     arguments = {
         "objective": objective,

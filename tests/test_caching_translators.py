@@ -146,3 +146,11 @@ def test_logits_of_another_number_of_words_are_no_cache():
 def test_a_translators_cache_is_in_the_precision_that_is_asked_for_too():
     sure = cache_teacher(translator(0), sentences(), device="cpu", precision="bf16")
     assert sure.logits.dtype == torch.bfloat16
+
+
+def test_sources_of_other_words_are_another_text_too():
+    kept = cache_teacher(translator(0), sentences(), **SETTINGS)
+    kept.check_fits(sentences(batch_size=5, seed=9))
+    swapped = [*SOURCES[1:2], *SOURCES[:1], *SOURCES[2:]]
+    with pytest.raises(ValueError, match="cached outputs of another text, as many words long"):
+        kept.check_fits(sentences(sources=swapped))

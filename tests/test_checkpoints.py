@@ -2,11 +2,14 @@
 
 import os
 import pickle
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from small_networks import network, snapshot
+from torch import nn
 
 from kdrepro import checkpoints
 from kdrepro.checkpoints import load_state, load_weights, save_state, save_weights
@@ -21,6 +24,28 @@ def test_a_state_comes_back_as_it_went(tmp_path):
     assert torch.equal(found.pop("weights")["a"], STATE["weights"]["a"])
     assert found == {name: value for name, value in STATE.items() if name != "weights"}
     assert [each.name for each in file.parent.iterdir()] == ["state.pt"]
+
+
+def test_numbers_of_numpys_are_written_as_pythons(tmp_path):
+    state = {
+        "rate": np.float64(0.1),
+        "steps": [np.int64(3), (np.float32(0.5), True)],
+        "at": Counter({np.int64(2): 1}),
+    }
+    save_state(state, tmp_path / "state.pt")
+    found = load_state(tmp_path / "state.pt")
+    assert found == {"rate": 0.1, "steps": [3, (0.5, True)], "at": Counter({2: 1})}
+    assert (type(found["rate"]), type(found["steps"][0]), type(found["at"])) == (float, int, Counter)
+    assert type(state["rate"]) is np.float64
+
+
+def test_weights_that_layers_share_come_back_too(tmp_path):
+    tied, other = (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)) for _ in range(2))
+    for net in (tied, other):
+        net[1].weight = net[0].weight
+    save_weights(tied, tmp_path / "net.safetensors", metadata={})
+    load_weights(other, tmp_path / "net.safetensors")
+    assert snapshot(other)["bytes"] == snapshot(tied)["bytes"]
 
 
 def test_weights_come_back_bit_for_bit_and_say_whose_they_are(tmp_path):

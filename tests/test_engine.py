@@ -311,7 +311,8 @@ class Annealed(HintonKD):
         self.temperature = 8.0 if epoch == 0 else 1.0
 
     def forward(self, student, teacher, batch):
-        if torch.is_grad_enabled():
+        # Not of the trial of the first two examples.
+        if len(batch.targets) > 2:
             self.told.append((self.temperature, batch.inputs, teacher.logits))
         return super().forward(student, teacher, batch)
 

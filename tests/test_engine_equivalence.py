@@ -108,6 +108,15 @@ sys.path.insert(0, sys.argv[1])
 from accelerate import PartialState
 from small_trainings import falling, train, train_translator, translator, without_batch_norm
 student, writer = without_batch_norm(1), translator()
+from kdrepro.methods.fitnets import HintStage
+from kdrepro.taps import Taps
+from small_networks import network
+from small_trainings import batches
+judge = {"validate": lambda net: net(batches().inputs).square().mean().item(), "patience": 1, "epochs": 6}
+judged = train(network(2), batches=batches(48), **judge)
+teacher, guided = (Taps(without_batch_norm(seed), {"hidden": "0"}) for seed in (0, 1))
+hint = HintStage(torch.nn.Linear(8, 8), student_tap="hidden", teacher_tap="hidden")
+train(guided, objective=hint, teacher=teacher)
 history = train(student, schedule=falling, gradient_clip=0.5, checkpoint=sys.argv[2] + "/state.pt")
 words = train_translator(writer)
 state = PartialState()
@@ -115,6 +124,7 @@ assert state.num_processes == 2
 for name, net in {"student": student, "translator": writer}.items():
     torch.save(net.state_dict(), f"{sys.argv[2]}/{name}{state.process_index}.pt")
 torch.save([history.curves, words.curves], f"{sys.argv[2]}/curves{state.process_index}.pt")
+torch.save([judged.curves["validation"], judged.best_epoch], f"{sys.argv[2]}/judged{state.process_index}.pt")
 """
 
 
@@ -137,6 +147,8 @@ def test_two_processes_train_as_one(tmp_path):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    judged = [torch.load(tmp_path / f"judged{process}.pt", weights_only=True) for process in range(2)]
+    assert judged[0] == judged[1]
     for process in range(2):
         for name, net in alone.items():
             shared = torch.load(tmp_path / f"{name}{process}.pt", weights_only=True)

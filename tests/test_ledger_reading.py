@@ -158,3 +158,8 @@ def test_folders_dead_links_and_misplaced_files_are_reported(tmp_path):
     assert found["y.json"].startswith("cannot be read: No such file")
     assert found["z.json"] == "lies outside a recipe's folder"
     assert len(ledger.rows()) == 1
+
+
+def test_a_recipe_with_a_dot_in_its_name_is_refused():
+    with pytest.raises(ValueError, match=r"recipe: got 'my\.recipe', expected a name without a dot"):
+        make_row("teacher", 0, recipe="my.recipe")

@@ -5,7 +5,7 @@ import torch
 from resumed_trainings import IMAGES, TARGETS, images_net, train
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 from kdrepro import HintonKD
 from kdrepro.data.batches import Jitter
@@ -38,6 +38,7 @@ from kdrepro.data.batches import Jitter
             "examples 30, here 60",
         ),
         ({"augment": Jitter(pixels=2)}, "here \"Jitter {'pixels': 2}\""),
+        ({"mask": torch.arange(30) < 20}, "mask 'none', here '"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_and_kept(changes, says, tmp_path):
@@ -48,6 +49,57 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(changes, says, tmp_path
         train(file, **changes)
     assert says in str(caught.value)
     assert file.read_bytes() == before
+
+
+def weighted(last: float) -> nn.Module:
+    return Weighted(torch.tensor([1.0, 1.0, 1.0, 1.0, last]))
+
+
+class Weighted(nn.Module):
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+
+    def forward(self, student, teacher, batch):
+        return {"hard": nn.functional.cross_entropy(student.logits, batch.targets, self.weights)}
+
+
+def with_dropout(share: float) -> nn.Module:
+    student = images_net(1)
+    student[1][3].p = share
+    return student
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        (
+            {"schedule": lambda optimizer: MultiStepLR(optimizer, [3])},
+            {"schedule": lambda optimizer: MultiStepLR(optimizer, [9])},
+            "schedule's state '",
+        ),
+        ({"objective": weighted(1.0)}, {"objective": weighted(9.0)}, "objective's buffers '"),
+        ({"student": with_dropout(0.0)}, {"student": with_dropout(0.9)}, "student '"),
+    ],
+)
+def test_what_is_not_among_the_arguments_counts_too(one, other, says, tmp_path):
+    file = tmp_path / "state.pt"
+    train(file, **one)
+    with pytest.raises(ValueError, match="was written by another run") as caught:
+        train(file, **other)
+    assert says in str(caught.value)
+
+
+def test_a_checkpoint_from_before_these_were_noted_is_taken(tmp_path):
+    file = tmp_path / "state.pt"
+    _, history = train(file)
+    state = torch.load(file, weights_only=True)
+    for name in ("mask", "student", "objective's buffers", "schedule's state"):
+        del state["signature"][name]
+    torch.save(state, file)
+    assert train(file)[1].curves == history.curves
+    with pytest.raises(ValueError, match="was written by another run"):
+        train(file, seed=8)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, 0.999])

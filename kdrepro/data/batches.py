@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -123,6 +124,13 @@ class Batches:
             raise ValueError(
                 f"inputs: got NaN or infinity in {bad} of {len(inputs)} examples, expected finite numbers"
             )
+        if mask is not None and (
+            mask.dtype != torch.bool or mask.shape not in (targets.shape, targets.shape[:1])
+        ):
+            raise ValueError(
+                f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool, one for each target or "
+                "example"
+            )
         self.inputs, self.targets, self.mask = inputs, targets, mask
         self.batch_size = checks.whole("batch_size", batch_size, least=1)
         self.seed = checks.whole("seed", seed)
@@ -150,15 +158,10 @@ class Batches:
 
     def to(self, device: torch.device | str) -> Batches:
         """Return the same batches with the whole data set on `device`."""
-        mask = None if self.mask is None else self.mask.to(device)
-        return Batches(
-            self.inputs.to(device),
-            self.targets.to(device),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            augment=self.augment,
-            mask=mask,
-        )
+        moved = copy(self)
+        moved.inputs, moved.targets = self.inputs.to(device), self.targets.to(device)
+        moved.mask = None if self.mask is None else self.mask.to(device)
+        return moved
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of epoch `number` (from 0)."""

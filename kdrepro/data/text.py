@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdrepro import checks
+from kdrepro import checks, digests
 from kdrepro.types import END, PAD, START, UNKNOWN, Batch
 
 # The words that are none, by number. An unknown one is written as a single sign that no reference holds: it counts as
@@ -262,6 +262,12 @@ class SentenceBatches:
     def predictions(self) -> Tensor:
         """How many predictions each pair has, its target's words and `END`: (N,), on the CPU."""
         return self._targets.lengths - 1
+
+    def digest(self) -> str:
+        """Return the checksum of all pairs: of their words and where each sentence ends."""
+        sides = {"sources": self._sources, "targets": self._targets}
+        numbers = {name: each.numbers for name, each in sides.items()}
+        return digests.of_tensors(numbers | {f"{name} lengths": each.lengths for name, each in sides.items()})
 
     def first(self, count: int) -> Batch:
         """Return the first pairs, in their own order."""

@@ -97,7 +97,9 @@ class LabelSmoothing(nn.Module):
         )
         label = torch.full_like(_wide(student.logits), self.smoothing / classes)
         label.scatter_add_(-1, targets[..., None], torch.full_like(label[..., :1], 1 - self.smoothing))
-        cross = -(label * log_softmax(_wide(student.logits), dim=-1)).sum(dim=-1)
+        # Without smoothing the label of a class that is left out with -inf is 0, and 0 · -inf no number.
+        terms = label * log_softmax(_wide(student.logits), dim=-1).masked_fill(label == 0, 0.0)
+        cross = -terms.sum(dim=-1)
         entropy = -torch.xlogy(label, label).sum(dim=-1)
         return {"hard": masked_mean(cross - entropy, batch.mask)}
 

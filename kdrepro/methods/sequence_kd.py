@@ -160,6 +160,10 @@ def _alone_with(file: Path | None) -> Iterator[None]:
         raise RuntimeError(
             f"{file}: another process writes the same translations; wait for it, and start again"
         ) from None
+    except PermissionError:
+        # A finished file in a folder that nobody can write to is read all the same.
+        if not file.exists():
+            raise
     try:
         yield
     finally:

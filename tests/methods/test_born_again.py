@@ -148,3 +148,13 @@ def test_weights_out_of_range_are_refused():
         BornAgain(label_weight=-1.0)
     with pytest.raises(ValueError, match=r"smoothing: got 1.5"):
         LabelSmoothing(smoothing=1.5)
+
+
+def test_without_smoothing_a_class_that_is_left_out_costs_nothing():
+    logits = torch.tensor([[1.0, 2.0, -torch.inf], [0.5, 0.0, -torch.inf]], requires_grad=True)
+    batch = Batch(torch.zeros(2, 1), torch.tensor([0, 1]), None)
+    (hard,) = LabelSmoothing(smoothing=0.0)(Outputs(logits), None, batch).values()
+    expected = torch.nn.functional.cross_entropy(logits[:, :2], batch.targets)
+    torch.testing.assert_close(hard, expected)
+    (gradient,) = torch.autograd.grad(hard, logits)
+    assert gradient.isfinite().all()

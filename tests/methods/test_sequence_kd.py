@@ -170,6 +170,18 @@ def test_two_processes_do_not_write_one_file(teacher, sources, tmp_path, monkeyp
     assert teacher_translations(teacher, sources, file=file, **SEARCH) == found
 
 
+def test_a_finished_file_is_read_where_nobody_can_write(teacher, sources, tmp_path, monkeypatch):
+    def no_lock(self):
+        raise PermissionError(13, "Permission denied")
+
+    file = tmp_path / "found.jsonl"
+    found = teacher_translations(teacher, sources, file=file, **SEARCH)
+    monkeypatch.setattr(sequence_kd.FileLock, "acquire", no_lock)
+    assert teacher_translations(teacher, sources, file=file, **SEARCH) == found
+    with pytest.raises(PermissionError):
+        teacher_translations(teacher, sources, file=tmp_path / "other.jsonl", **SEARCH)
+
+
 @pytest.mark.parametrize("lines", [[0, 1, 4], [0, 1, 2, 3, 3, 4], [0, 1, 2, 3, 4, 4]])
 def test_a_file_whose_pieces_are_not_those_of_one_search_is_refused(
     teacher, sources, tmp_path, monkeypatch, lines

@@ -1,0 +1,82 @@
+"""What is looked at so that training which cannot work ends with a reason: the first examples, and later the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from kdrepro.resume import Step
+from kdrepro.teacher import run_module, untouched
+from kdrepro.types import Batch, Outputs, TrainingData
+
+Ask = Callable[[Batch], Outputs]
+
+
+@torch.no_grad()
+def try_one(step: Step, ask: Ask | None, data: TrainingData, *, processes: int) -> None:
+    """Run the first examples through student, teacher and objective, so that what cannot work fails before training."""
+    batch = data.first(2)
+    # Whatever its mask, the first examples count here.
+    batch = Batch(batch.inputs, batch.counted_targets, None, batch.index)
+    mode = step.training
+    step.eval()
+    outputs = run_module(step.student, batch.inputs, side="student")
+    data.check_classes(outputs.logits.shape[-1])
+    taught = ask(batch) if ask else None
+    for side, logits in (("student", outputs.logits), ("teacher", taught.logits if taught else None)):
+        # A class that is -inf throughout is one that is left out, which the losses allow.
+        if logits is not None and not bool(
+            (logits.isfinite() | logits.isneginf().flatten(0, -2).all(dim=0)).all()
+        ):
+            raise ValueError(
+                f"{side}: its logits on the first examples are not finite, expected finite numbers"
+            )
+    # An objective may ask for gradients itself.
+    with torch.enable_grad():
+        step(batch, taught)
+    step.train(mode)
+    if (data.examples % data.batch_size or data.batch_size) // processes == 1:
+        _try_a_batch_of_one(step, data, whose=" of each process" if processes > 1 else "")
+
+
+@torch.no_grad()
+def _try_a_batch_of_one(step: Step, data: TrainingData, *, whose: str) -> None:
+    """Raise where the last batch, of one example, leaves BatchNorm nothing to compare with."""
+    with untouched(step):
+        step.train()
+        try:
+            run_module(step.student, data.first(1).inputs, side="student")
+        except ValueError as error:
+            raise ValueError(
+                f"batch_size: got {data.batch_size} for {data.examples} examples, which leaves one for the last batch"
+                f"{whose}, and the student cannot train on that ({error}); choose another"
+            ) from error
+
+
+def look(
+    recent: list[dict[str, Tensor]],
+    epoch: int,
+    number: int,
+    step: Step,
+    ask: Ask | None,
+    data: TrainingData,
+) -> None:
+    """Raise at the first step of `recent` whose loss is not finite, saying which side broke."""
+    finite = torch.stack([torch.stack(list(terms.values())).sum() for terms in recent]).isfinite()
+    if bool(finite.all()):
+        return
+    position = int((~finite).nonzero()[0])
+    bad = number - len(recent) + 1 + position
+    batch = next(batch for place, batch in enumerate(data.epoch(epoch)) if place == bad)
+    side = "the student's weights are no longer finite"
+    if ask is not None and not bool(ask(batch).logits.isfinite().all()):
+        side = "the teacher's logits are not finite on this batch"
+    elif all(bool(parameter.isfinite().all()) for parameter in step.parameters()):
+        side = "the student's logits overflowed"
+    terms = ", ".join(f"{name} {value.item():.4g}" for name, value in recent[position].items())
+    raise FloatingPointError(
+        f"step {epoch * len(data) + bad} (epoch {epoch}, batch {bad}): the loss is not finite ({terms}); {side}. "
+        "Try a lower learning rate, gradient_clip, or precision='fp32'"
+    )
