@@ -23,10 +23,18 @@ def written(arrays: np.ndarray) -> list[str]:
         )
     texts = []
     for each in values:
-        low, high = (float(f"{bound:.6g}") for bound in (each.min(), each.max()))
+        bounds = each.min(), each.max()
+        words = [f"{bound:.6g}" for bound in bounds]
+        # Far from 0 six digits may say less than a step.
+        if any(
+            abs(float(word) - bound) > np.ptp(each) / 510 > 0
+            for word, bound in zip(words, bounds, strict=True)
+        ):
+            words = [repr(float(bound)) for bound in bounds]
+        low, high = map(float, words)
         steps = np.rint(255 * (each - low) / ((high - low) or 1.0)).clip(0, 255).astype(np.uint8)
         shape = "x".join(map(str, each.shape))
-        texts.append(f"{shape} {low:g} {high:g} {base64.b64encode(steps.tobytes()).decode()}")
+        texts.append(f"{shape} {' '.join(words)} {base64.b64encode(steps.tobytes()).decode()}")
     return texts
 
 

@@ -119,6 +119,16 @@ def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
                 f"targets: got values from {low} to {high}, expected class numbers from 0 to {classes - 1}",
                 "Count classes from 0, mask padding out, and compare the number of classes with the data's.",
             )
+        if logits.ndim == 3 and any(
+            value.shape == targets.shape
+            and bool(((value == targets) if mask is None else (value == targets)[mask]).all())
+            for value in tensors(batch.inputs).values()
+        ):
+            yield warning(
+                "targets_are_inputs",
+                "targets: are the numbers of the tokens that go in, so each position learns to repeat what it sees",
+                "For a language model shift them: position j is to say token j + 1, and the last counts for nothing.",
+            )
 
 
 def between(teacher_logits: Tensor, student_logits: Tensor) -> Iterator[Finding]:

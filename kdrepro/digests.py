@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def of_tensors(tensors: Mapping[str, Tensor]) -> str:
+def of_tensors(tensors: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that change with a name, a type, a shape or a number, and with no device.
 
     >>> of_tensors({"a": torch.zeros(2)}) == of_tensors({"a": torch.zeros(2).clone()})
@@ -19,8 +20,13 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
+        if not isinstance(value, Tensor):
+            # What `get_extra_state` gives may be anything.
+            digest.update(f"{name} {value!r}".encode())
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -9,9 +9,10 @@ from operator import add
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 from kdrepro import checks, taps
-from kdrepro.teacher import FrozenTeacher, run_module
+from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
 from kdrepro.types import Batch
 
 
@@ -25,6 +26,14 @@ class Distilled:
     terms: dict[str, Tensor]
     logits: Tensor
     features: dict[str, Tensor]
+
+
+register_pytree_node(
+    Distilled,
+    lambda out: ([out.loss, out.terms, out.logits, out.features], None),
+    lambda parts, _: Distilled(*parts),
+    serialized_type_name="kdrepro.Distilled",
+)
 
 
 class Distiller(nn.Module):
@@ -45,6 +54,9 @@ class Distiller(nn.Module):
 
     An objective whose weights depend on the epoch (`FitNetKD`, `JointFitNet` around it) has to be told of each:
     `distiller.objective.start_epoch(epoch)`, counted from 0. `fit` does this, a loop of one's own must.
+
+    DistributedDataParallel waits for a gradient of everything that requires one: freeze what the objective does not
+    reach, as the layers above the guided one in the stage of hints.
 
     Raises `TypeError` for anything but modules, `ValueError` where student or objective share the teacher's weights,
     for a tap that leads nowhere, or for taps on an ensemble or on no teacher.
@@ -99,7 +111,8 @@ class Distiller(nn.Module):
         student = run_module(self.student, inputs, side="student", tapped=self.student_taps)
         teacher = None
         if self.teacher is not None:
-            teacher = self.teacher(inputs, temperature=float(getattr(self.objective, "temperature", 1.0)))
+            several = len(self.teacher.modules) > 1
+            teacher = self.teacher(inputs, temperature=temperature_of(self.objective) if several else 1.0)
         # An objective that reads what is not there says so itself.
         batch = Batch(cast(Tensor, inputs), cast(Tensor, targets), mask)
         terms = self.objective(student, teacher, batch)

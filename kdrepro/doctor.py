@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from kdrepro import diagnoses, taps
 from kdrepro.diagnoses import Finding, error, warning
-from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of, run_module, untouched
+from kdrepro.teacher import (
+    FrozenTeacher,
+    mean_of_softened,
+    members_of,
+    run_module,
+    temperature_of,
+    untouched,
+)
 from kdrepro.types import Batch, Outputs
 
 
@@ -83,8 +90,8 @@ def check(
             if batch.targets is not None:
                 findings += diagnoses.in_accuracy(batch, together.logits)
             if objective is not None:
-                # Whoever calls may be inside `no_grad`.
-                with torch.enable_grad():
+                # Whoever calls may be inside `no_grad`, or in inference mode.
+                with torch.inference_mode(False), torch.enable_grad():
                     findings += diagnoses.in_objective(objective, answer, together, batch)
                     if not any(finding.severity == "error" for finding in findings):
                         findings += diagnoses.in_hints(objective.eval(), answer, together, batch)
@@ -246,5 +253,5 @@ def _told(problem: Exception) -> str:
 def _together(outputs: Sequence[Outputs], objective: nn.Module | None) -> Outputs:
     if len(outputs) == 1:
         return outputs[0]
-    temperature = float(getattr(objective, "temperature", 1.0))
+    temperature = 1.0 if objective is None else temperature_of(objective)
     return Outputs(mean_of_softened([each.logits for each in outputs], temperature=temperature))

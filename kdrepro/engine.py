@@ -24,7 +24,7 @@ from kdrepro.caching import CachedTeacher, CachedTranslator
 from kdrepro.members import Member, Trainee, check_apart, share_of
 from kdrepro.replays import Replay
 from kdrepro.resume import History
-from kdrepro.teacher import FrozenTeacher, run_module
+from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
 from kdrepro.trials import Ask
 from kdrepro.types import Batch, Outputs, TrainingData
 
@@ -305,9 +305,10 @@ def _teacher_outputs(
 ) -> Ask | None:
     if teacher is None:
         return None
-    temperatures = _temperatures(members)
     if isinstance(teacher, CachedTeacher | CachedTranslator):
-        if teacher.temperature is not None and temperatures != {teacher.temperature}:
+        if teacher.temperature is not None and (temperatures := _temperatures(members)) != {
+            teacher.temperature
+        }:
             raise ValueError(
                 f"teacher: got an ensemble's outputs cached at temperature {teacher.temperature:g}, expected "
                 f"{', '.join(f'{each:g}' for each in sorted(temperatures))}, the objective's: its classes are averaged "
@@ -316,7 +317,7 @@ def _teacher_outputs(
         return teacher.to(device).look_up
     frozen = (teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)).to(device)
     several = len(frozen.modules) > 1
-    if several and len(temperatures) > 1:
+    if several and len(temperatures := _temperatures(members)) > 1:
         raise ValueError(
             f"members: got objectives at the temperatures {', '.join(map(str, sorted(temperatures)))}, expected one: "
             "the ensemble's classes are averaged at it"
@@ -337,7 +338,7 @@ def _replayed(ask: Ask | None, device: torch.device) -> Ask:
 
 
 def _temperatures(members: Sequence[Member]) -> set[float]:
-    return {float(getattr(member.objective, "temperature", 1.0)) for member in members}
+    return {temperature_of(member.objective) for member in members}
 
 
 def _name(teacher: Teacher | None) -> str:

@@ -38,8 +38,11 @@ def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> flo
     """
     confidence, predicted = _checked(logits, targets).softmax(dim=-1).max(dim=-1)
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    # On the CPU: not every device has double precision.
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(
-        0, which.flatten(), ((predicted == targets).double() - confidence.double()).flatten()
+        0,
+        which.flatten().cpu(),
+        ((predicted == targets).cpu().double() - confidence.cpu().double()).flatten(),
     )
     return (gap.abs().sum() / targets.numel()).item()
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.bars import Column, bars
-from kdrepro.exhibits.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, new_chart, say
+from kdrepro.exhibits.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, errors_label, new_chart, say
 from kdrepro.exhibits.digits import dark_knowledge
 from kdrepro.exhibits.forest import forest
 from kdrepro.exhibits.slider import temperature_slider
@@ -90,7 +90,7 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_title(f"{units} units per hidden layer")
             axes.set_xlabel("temperature T of the soft targets")
-            axes.set_ylabel("test errors of 10,000")
+            axes.set_ylabel(errors_label(protocol))
             if known:
                 # Below, as the bands leave no corner free.
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, columnspacing=1.5)

@@ -94,7 +94,8 @@ def layers_of(side: str, network: nn.Module, inputs: Tensor | Mapping[str, Any])
     # Code that was compiled passes hooks by, and replicas would be several.
     while (inside := wrapped_in(network)) is not None:
         network = inside
-    count = next((len(value) for value in tensors(inputs).values() if value.ndim), 0)
+    # The most of any input: some hold for all examples.
+    count = max((len(value) for value in tensors(inputs).values() if value.ndim), default=0)
     if not count:
         raise ValueError("inputs: got no examples, expected at least one")
     listener, handles = _Listener(count), []

@@ -45,6 +45,11 @@ def prune_(module: nn.Module, *, share: float) -> Callable[[nn.Module], None]:
     def keep(trained: nn.Module) -> None:
         own = dict(trained.named_parameters())
         for name, mask in pruned.items():
+            if name not in own:
+                raise ValueError(
+                    f"module: got {type(trained).__name__} without {name}, expected the module that was pruned, and no "
+                    "wrapper around it"
+                )
             # The module moves to its device after it was pruned; the masks follow once.
             pruned[name] = mask.to(own[name].device)
             own[name].masked_fill_(pruned[name], 0.0)

@@ -154,12 +154,14 @@ class Runner:
             if missing:
                 together = missing[:1]
             left = [key for key in left if key not in together]
-            # Another process on the same folder may have done some.
-            if together := [key for key in together if not self._done(*key)]:
+            # Another process on the same folder may have done some. An ensemble has no weights of its own to ask for.
+            needed = {key for name, seed in (*together, *left) for key in self.recipe.arm(name).before(seed)}
+            if together := [key for key in together if not self._done(*key, weights=key in needed)]:
                 yield from self._train(together)
 
-    def _done(self, name: str, seed: int) -> bool:
-        return self.weights(name, seed).exists() and self.ledger.get(self.run_id(name, seed)) is not None
+    def _done(self, name: str, seed: int, *, weights: bool) -> bool:
+        there = self.ledger.get(self.run_id(name, seed)) is not None
+        return there and (not weights or self.weights(name, seed).exists())
 
     def _together(self, left: Sequence[Key]) -> list[Key]:
         """Return the first run of `left` and those that train in a cohort with it."""
@@ -246,7 +248,7 @@ class Runner:
         """
         others = [
             each.run
-            for each in self.ledger.rows(recipe=self.recipe.name)
+            for each in self.ledger.rows(recipe=self.recipe.name, split=self.split)
             if row.run in (*each.teachers, each.config.get("starts_from"))
         ]
         if not others:

@@ -16,6 +16,8 @@ from kdrepro.types import Outputs, as_outputs
 
 # The names under which the usual wrappers hold the network: DataParallel and its kin, torch.compile, FSDP, and the
 # wrapper for activation checkpoints.
+# The packages whose wrappers are looked through, and what they call what they wrap.
+_WRAP = frozenset({"torch", "kdrepro", "deepspeed", "fairscale", "apex"})
 _WRAPPED = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
@@ -144,6 +146,10 @@ def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
 def wrapped_in(module: nn.Module) -> nn.Module | None:
     """What a wrapper wraps, `None` if the module is none."""
     if len(module._modules) != 1 or module._parameters:
+        return None
+    # A network of one's own may call a part `module`, and do more than pass it on.
+    kinds = (kind for kind in type(module).__mro__ if kind is not nn.Module)
+    if not any(kind.__module__.partition(".")[0] in _WRAP for kind in kinds):
         return None
     ((name, inner),) = module._modules.items()
     return inner if name in _WRAPPED else None

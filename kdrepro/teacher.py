@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kdrepro import checks, taps
 from kdrepro.types import Outputs, as_outputs
@@ -147,9 +148,24 @@ class FrozenTeacher:
                     raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {advice}")
 
 
+def _is_lazy(module: nn.Module) -> bool:
+    own = [*module._parameters.values(), *module._buffers.values()]
+    return any(is_lazy(value) for value in own if value is not None)
+
+
 @contextmanager
 def untouched(*roots: nn.Module) -> Iterator[None]:
-    """Put the modes and buffers of networks, and torch's random state, back afterwards."""
+    """Put the modes and buffers of networks, and torch's random state, back afterwards.
+
+    Raises `ValueError` for a network with lazy layers that have not seen an input: nothing could be put back.
+    """
+    for root in roots:
+        lazy = next((part for part in root.modules() if _is_lazy(part)), None)
+        if lazy is not None:
+            raise ValueError(
+                f"{type(root).__name__}: got a {type(lazy).__name__} that has not seen an input, expected a network "
+                "that was run once"
+            )
     modes = [(module, module.training) for root in roots for module in root.modules()]
     buffers = [
         (module, name, value, value.clone())
@@ -168,7 +184,27 @@ def untouched(*roots: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for module, name, value, copy in buffers:
                 module._buffers[name] = value
-                value.copy_(copy)
+                # Not every buffer can be written to: an expanded one, or one of inference mode.
+                if not torch.equal(value, copy):
+                    value.copy_(copy)
+
+
+def temperature_of(objective: nn.Module) -> float:
+    """Return the temperature at which a teacher of several networks is averaged for an objective.
+
+    It is the objective's own, or that of what is inside it, 1 if there is none. Raises `ValueError` for several.
+    """
+    own = getattr(objective, "temperature", None)
+    if own is not None:
+        return float(own)
+    parts = (getattr(part, "temperature", None) for part in objective.modules())
+    found = sorted({float(each) for each in parts if each is not None})
+    if len(found) > 1:
+        raise ValueError(
+            f"objective: got parts at the temperatures {', '.join(map(str, found))}, expected one: the ensemble's "
+            "classes are averaged at it"
+        )
+    return found[0] if found else 1.0
 
 
 def mean_of_softened(member_logits: Sequence[Tensor], *, temperature: float) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 # The first words of every vocabulary, by number: padding, the start and the end of a sentence, and any word not in it.
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
@@ -74,6 +75,15 @@ class Outputs:
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
+
+
+# DistributedDataParallel with a static graph, and others that walk through what a module returns, look inside.
+register_pytree_node(
+    Outputs,
+    lambda outputs: ([outputs.logits, outputs.features], None),
+    lambda parts, _: Outputs(*parts),
+    serialized_type_name="kdrepro.Outputs",
+)
 
 
 class TrainingData(Protocol):

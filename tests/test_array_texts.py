@@ -38,3 +38,10 @@ def test_what_is_no_such_text_is_refused(text):
 def test_nothing_is_no_array():
     with pytest.raises(ValueError, match="texts: got none"):
         array_texts.read([])
+
+
+def test_bounds_have_as_many_digits_as_it_takes():
+    arrays = np.array([[1e6, 1e6 + 1, 1e6 + 2], [0.0, 0.5, 1.0]])
+    texts = array_texts.written(arrays)
+    np.testing.assert_allclose(array_texts.read(texts), arrays, rtol=0, atol=2 / 510 + 1e-9)
+    assert texts[1] == "3 0 1 AID/"

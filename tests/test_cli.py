@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +16,7 @@ from recorded_rows import make_row, write_ledger
 from typer.testing import CliRunner
 
 from kdrepro import cli, runs
+from kdrepro.claims import paper
 from kdrepro.data import cifar, cmudict, mnist, multi30k
 from kdrepro.data.examples import DataSet, Examples
 from kdrepro.data.parallel import ParallelText
@@ -82,6 +85,25 @@ def test_run_does_not_take_the_seconds_of_another_kind_of_device(runs_folder, mo
     assert "Cost: about 1.0 minutes" in said(*words, "student_alone")
     monkeypatch.setattr("kdrepro.cli.training.recorded", lambda: write_ledger(runs_folder / "gpu", rows[3:]))
     assert "Cost: not known; no row says what student_alone cost on cpu" in said(*words, "student_alone")
+
+
+def test_settings_are_tried_where_examples_can_be_held_out(runs_folder) -> None:
+    assert "hinton_kd.paper.soft_targets_T20.try0.s0.select" in said("run", "hinton_kd", "--select", "--plan")
+
+
+def test_a_terminal_without_the_letters_of_formulas_gets_all_the_rest() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from kdrepro.cli import main; main()",
+        "claims",
+        "--paper",
+        "zagoruyko2017",
+    ]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    last = paper("zagoruyko2017").claims[-1].id
+    assert f"\n  {last} " in done.stdout.decode("cp1252").replace("\r", "")
 
 
 def test_claims_prints_a_verdict_for_each() -> None:

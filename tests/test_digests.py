@@ -29,3 +29,21 @@ def test_networks_are_known_by_weights_and_buffers_and_an_ensemble_by_its_order(
     assert one != other
     assert digests.of_modules(*nets) != digests.of_modules(*reversed(nets))
     assert digests.of_modules(nets[0], nets[0]) != one
+
+
+def test_extra_state_and_views_have_a_digest_too():
+    class Extra(nn.Linear):
+        state = 1
+
+        def get_extra_state(self):
+            return {"count": self.state}
+
+        def set_extra_state(self, state):
+            self.state = state["count"]
+
+    net = Extra(2, 2)
+    before = digests.of_modules(net)
+    net.state = 2
+    assert digests.of_modules(net) != before
+    values = torch.tensor([1 + 2j, 3 - 1j])
+    assert digests.of_tensors({"a": values.conj()}) == digests.of_tensors({"a": values.conj().resolve_conj()})

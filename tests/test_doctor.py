@@ -4,6 +4,7 @@ import copy
 import random
 
 import numpy as np
+import pytest
 import torch
 from doctor_findings import INPUTS, TARGETS, codes, right_teacher
 from small_networks import LanguageModel, network, snapshot
@@ -31,9 +32,12 @@ def test_a_sound_ensemble_and_networks_with_keyword_inputs_have_none():
     ids = torch.randint(7, (8, 5), generator=torch.Generator().manual_seed(0))
     teacher = LanguageModel().eval().requires_grad_(False)
     teacher.embedding.weight.data = torch.eye(7)[:, :6] * 20
-    teacher.head.weight.data, teacher.head.bias.data = torch.eye(7)[:, :6] * 20, torch.zeros(7)
+    # It knows which token follows: the next number.
+    teacher.head.weight.data = torch.eye(7)[:, :6].roll(1, dims=0) * 20
+    teacher.head.bias.data = torch.zeros(7)
     objective = HintonKD(temperature=4.0, soft_weight=0.9)
-    assert check(teacher, LanguageModel(), ({"input_ids": ids}, ids, ids > 0), objective=objective) == []
+    batch = ({"input_ids": ids}, (ids + 1) % 7, ids > 0)
+    assert check(teacher, LanguageModel(), batch, objective=objective) == []
 
 
 # Without a trace.
@@ -107,3 +111,37 @@ def test_findings_as_text_are_errors_first_each_with_its_advice():
 
 def test_no_findings_as_text():
     assert format_findings([]) == "No mistakes found."
+
+
+def test_targets_that_are_the_tokens_that_go_in_are_told():
+    ids = torch.randint(1, 7, (2, 6), generator=torch.Generator().manual_seed(0))
+    teacher = LanguageModel().eval().requires_grad_(False)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    (finding,) = check(teacher, LanguageModel(), ({"input_ids": ids}, ids, mask))
+    assert (finding.code, finding.severity) == ("targets_are_inputs", "warning")
+    mask[:, 2:] = False
+    assert [each.code for each in check(teacher, LanguageModel(), ({"input_ids": ids}, ids, mask))] == [
+        finding.code
+    ]
+
+
+def test_inference_mode_around_it_does_not_matter():
+    objective = HintonKD(temperature=2.0, soft_weight=0.5)
+    outside = check(right_teacher(), network(1), (INPUTS, TARGETS), objective=objective)
+    with torch.inference_mode():
+        inside = check(right_teacher(), network(1), (INPUTS, TARGETS), objective=objective)
+    assert [each.code for each in inside] == [each.code for each in outside]
+
+
+def test_lazy_layers_that_have_seen_nothing_are_named():
+    student = nn.Sequential(nn.Linear(4, 8), nn.LazyBatchNorm1d(), nn.Linear(8, 5))
+    with pytest.raises(ValueError, match="Sequential: got a LazyBatchNorm1d that has not seen an input"):
+        check(right_teacher(), student, (INPUTS, TARGETS))
+
+
+def test_buffers_that_cannot_be_written_to_stay():
+    student = network(1)
+    student.register_buffer("same", torch.ones(1, 3).expand(4, 3))
+    before = snapshot(student)
+    check(right_teacher(), student, (INPUTS, TARGETS))
+    assert snapshot(student) == before

@@ -235,3 +235,36 @@ def test_it_leaves_no_trace_even_where_a_network_fails():
 
 def test_no_pairs_as_text():
     assert format_pairs([]) == "No pairs found."
+
+
+class Half(nn.Module):
+    """Calls its only part `module`, as a wrapper does, and gives it half of the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 16, 5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.module(inputs[..., ::2, ::2])
+
+
+def test_a_network_with_a_part_called_module_is_no_wrapper():
+    images = torch.randn(2, 3, 8, 8)
+    (pair, *_) = suggest_pairs(Half(), Half(), images)
+    assert pair.student == "module.0"
+    assert tuple(pair.student_shape) == (4, 4, 4)
+    with pytest.raises(RuntimeError):
+        suggest_pairs(Half().module, Half(), images)
+
+
+def test_an_input_that_holds_for_all_examples_does_not_count_them():
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.place, self.head = nn.Embedding(9, 4), nn.Embedding(6, 4), nn.Linear(4, 5)
+
+        def forward(self, position_ids: Tensor, input_ids: Tensor) -> Tensor:
+            return self.head(self.token(input_ids) + self.place(position_ids))
+
+    ids = {"position_ids": torch.arange(6)[None], "input_ids": torch.randint(9, (3, 6))}
+    assert suggest_pairs(Placed(), Placed(), ids)

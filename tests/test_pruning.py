@@ -87,3 +87,12 @@ def test_what_is_kept_is_counted_over_all_matrices_of_a_part():
         net[0][0].weight.fill_(0.0)
     # Eight of the first part's twelve are 0; vectors do not count.
     assert kept_shares(net) == {"0": pytest.approx(4 / 12), "1": 1.0}
+
+
+def test_a_wrapper_around_what_was_pruned_is_named():
+    net = nn.Linear(3, 3)
+    keep = prune_(net, share=0.5)
+    with pytest.raises(
+        ValueError, match="module: got Sequential without weight, expected the module that was pruned"
+    ):
+        keep(nn.Sequential(net))

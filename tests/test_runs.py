@@ -192,6 +192,24 @@ def test_the_row_of_a_net_that_others_learned_from_stays_and_says_so(runner):
         assert trained_again(runner, rate=0.2) == before
 
 
+def test_among_what_is_tried_it_stays_as_well(runner):
+    runner.split = "select"
+    runner.run(runner.plan(["second"], [0]))
+    before = runner.ledger.get(runner.run_id("first", 0))
+    with pytest.warns(
+        RuntimeWarning, match=r"first\.s0\.select: trained again .*second\.s0\.select learned"
+    ):
+        assert trained_again(runner, rate=0.2) == before
+
+
+def test_what_another_process_has_done_is_not_done_again_and_an_ensemble_has_no_weights(runner):
+    plan = runner.plan(["mean"])
+    runner.run(plan)
+    SEEN.clear()
+    assert runner.run(plan) == []
+    assert SEEN == []
+
+
 def test_the_row_of_a_net_that_others_went_on_from_stays_too(runner):
     on = Arm("goes on", train, start="first")
     runner.recipe = dataclasses.replace(RECIPE, arms=RECIPE.arms | {"on": on})

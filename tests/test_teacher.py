@@ -8,10 +8,12 @@ import scipy.special
 import torch
 from small_networks import LanguageModel, WithFeatures, batch, network, snapshot
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from kdrepro import Distiller, HintonKD, Outputs
 from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of
 
-INPUTS, _ = batch()
+INPUTS, TARGETS = batch()
 
 
 def test_whoever_wakes_it_it_answers_in_eval_mode_and_stays_bitwise_the_same():
@@ -192,3 +194,38 @@ def test_two_parts_of_one_flat_memory_are_apart():
     teacher, student = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False)
     teacher.weight.data, student.weight.data = flat[:12].view(3, 4), flat[12:].view(3, 4)
     FrozenTeacher(teacher).check_apart(student=student)
+
+
+class Inside(nn.Module):
+    """An objective around others."""
+
+    def __init__(self, *temperatures: float) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(HintonKD(temperature=each, soft_weight=1.0) for each in temperatures)
+
+    def forward(self, student, teacher, batch):
+        return self.parts[0](student, teacher, batch)
+
+
+def test_an_ensemble_is_averaged_at_the_temperature_of_what_is_inside_an_objective():
+    teachers, student = [network(seed) for seed in (1, 2, 3)], network(0)
+    losses = [
+        Distiller(teachers, student.eval(), objective)(INPUTS, TARGETS).loss
+        for objective in (HintonKD(temperature=4.0, soft_weight=1.0), Inside(4.0), Inside(4.0, 4.0))
+    ]
+    assert losses[0] == losses[1] == losses[2]
+    with pytest.raises(
+        ValueError, match=r"objective: got parts at the temperatures 2\.0, 4\.0, expected one"
+    ):
+        Distiller(teachers, student, Inside(4.0, 2.0))(INPUTS, TARGETS)
+    # Of one network it does not matter.
+    Distiller(teachers[0], student, Inside(4.0, 2.0))(INPUTS, TARGETS)
+
+
+def test_what_a_module_returned_is_looked_into():
+    out = Distiller(network(1), network(0), HintonKD(temperature=4.0, soft_weight=0.5))(INPUTS, TARGETS)
+    leaves, form = tree_flatten(out)
+    assert all(isinstance(each, torch.Tensor) for each in leaves)
+    assert tree_unflatten(leaves, form) == out
+    leaves, _ = tree_flatten(Outputs(INPUTS, {"a": INPUTS}))
+    assert len(leaves) == 2

@@ -268,7 +268,8 @@ def _stale(good: Path, now: Inputs) -> tuple[str, str]:
         return f"{good.name} holds no results of a chapter", ""
     asked, shown = now["parameters"]["protocol"], before.get("parameters", {}).get("protocol")
     if asked == "quick" and shown in ("reduced", "paper"):
-        parameters = {**now["parameters"], "protocol": shown}
+        # Of what was asked for then and is not asked for now, a device for instance, nothing needs another run.
+        parameters = {**before["parameters"], **now["parameters"], "protocol": shown}
         if not differences(before, {**now, "parameters": parameters}):
             return "", f"executed at protocol {shown}"
     return differences(before, now), ""

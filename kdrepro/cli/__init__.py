@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import metadata
@@ -45,6 +46,10 @@ book_app.command("build")(book_build)
 
 def main() -> None:
     """Run the command line; a mistake in what was asked for is one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file or pipe may have an encoding without the letters of formulas, as on Windows.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (ValueError, TypeError, FloatingPointError, OSError, RuntimeError) as error:

@@ -48,7 +48,7 @@ def run(
         str | None,
         typer.Option(
             help="smoke (seconds), quick (embedded data), reduced or paper (the paper's data). "
-            "Default: quick, or paper for a text of one's own."
+            "Default: quick, or paper for --select and for a text of one's own."
         ),
     ] = None,
     seeds: Annotated[
@@ -94,7 +94,8 @@ def run(
         arms = arms if arms is not None else ",".join(sequence_kd.OWN_ARMS)
         checks.choice("protocol", protocol, PROTOCOLS)
         typer.echo(f"{encoded(protocol).described()}.")
-    protocol = protocol or "quick"
+    # What is tried is for experiments that are recorded: a demonstration has too few examples to hold some out.
+    protocol = protocol or ("paper" if select else "quick")
     if select:
         if not found.candidates:
             raise ValueError(f"select: {recipe} has no candidate settings to choose from")

@@ -56,7 +56,7 @@ def load(name: str = "cifar10", *, root: str | os.PathLike[str] | None = None) -
     Raises `ValueError` for another name, or for an altered copy, naming the file; `RuntimeError` when a download fails.
     """
     checks.choice("name", name, SETS)
-    where = Path(root) if root is not None else folder()
+    where = folder(root)
     return _published(where) if name == "cifar10" else _copy(where)
 
 

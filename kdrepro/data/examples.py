@@ -55,6 +55,8 @@ class DataSet:
         return DataSet(self.name, self.digest, *kept)
 
 
-def folder() -> Path:
-    """Return where data sets lie: `$KDREPRO_DATA`, or `~/.cache/kdrepro`."""
-    return Path(os.environ.get("KDREPRO_DATA") or Path.home() / ".cache" / "kdrepro")
+def folder(root: str | os.PathLike[str] | None = None) -> Path:
+    """Return where data sets lie: `root`, `$KDREPRO_DATA`, or `~/.cache/kdrepro`."""
+    if root is None:
+        root = os.environ.get("KDREPRO_DATA") or Path.home() / ".cache" / "kdrepro"
+    return Path(root).expanduser()

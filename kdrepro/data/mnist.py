@@ -35,7 +35,7 @@ def load(name: str = "mnist", *, root: str | os.PathLike[str] | None = None) -> 
     Raises `ValueError` for another name or an altered file, naming it; `RuntimeError` when a download fails.
     """
     checks.choice("name", name, SETS)
-    return _embedded() if name == "mnist5k" else _full(Path(root) if root is not None else folder())
+    return _embedded() if name == "mnist5k" else _full(folder(root))
 
 
 def _full(root: Path) -> DataSet:

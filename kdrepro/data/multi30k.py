@@ -55,7 +55,7 @@ def load(
         raise ValueError(
             f"target: got {target!r}, the source's language, expected another of {', '.join(LANGUAGES)}"
         )
-    where = (Path(root) if root is not None else folder()) / "multi30k"
+    where = folder(root) / "multi30k"
 
     def pairs(part: str) -> list[Pair]:
         sides = [_lines(where, f"{part}.{language}") for language in (source, target)]

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from kdrepro.claims import Side
-from kdrepro.exhibits.charts import GREY, STYLE, Chart, new_chart, scattered
+from kdrepro.exhibits.charts import GREY, STYLE, Chart, errors_label, new_chart, scattered
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
@@ -75,7 +75,7 @@ def bars(
     *,
     metric: str = "test_errors",
     scale: float = 1.0,
-    label: str = "test errors of 10,000",
+    label: str | None = None,
     protocol: str = "paper",
 ) -> Chart:
     """A bar for each column: the mean of `metric`, times `scale`, its 95 % interval, every run, the paper's number.
@@ -89,6 +89,6 @@ def bars(
         chart = new_chart(max(8.5, 1.7 * len(columns)), 4.8)
         axes = chart.subplots()
         draw_bars(axes, rows, columns, metric=metric, scale=scale)
-        axes.set_ylabel(label)
+        axes.set_ylabel(label if label is not None else errors_label(protocol))
         axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
     return chart

@@ -85,6 +85,11 @@ def forest_axes(axes: Axes, names: Sequence[str]) -> None:
     axes.set_axisbelow(True)
 
 
+def errors_label(protocol: str) -> str:
+    """What counts of test errors are called: MNIST and CIFAR-10 have 10,000 examples, a demonstration has fewer."""
+    return "test errors of 10,000" if protocol in ("reduced", "paper") else "test errors"
+
+
 def scattered(count: int) -> np.ndarray:
     """Offsets that keep the dots of a column apart, the same at each drawing."""
     return np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(count)

@@ -36,7 +36,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "": Family("CIFAR-10, short schedule", 3, "reduced"),
+    "": Family("CIFAR-10", 3, "reduced"),
     "mnist_": Family("MNIST", 5, "paper"),
     "few_": Family("the embedded digits", 5, "paper"),
 }
@@ -103,9 +103,14 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
             axes.set_axisbelow(True)
         corner.set_axis_off()
         handles, labels = panels[0].get_legend_handles_labels()
-        title = f"{FAMILIES[prefix].name},\nprotocol {protocol}"
+        title = f"{named(prefix, protocol)},\nprotocol {protocol}"
         corner.legend(handles, labels, loc="center", title=title, title_fontsize=12)
     return chart
+
+
+def named(prefix: str, protocol: str) -> str:
+    """What the data of a family is called, and whether the schedule is a short one."""
+    return FAMILIES[prefix].name + (", short schedule" if protocol == "reduced" else "")
 
 
 def _percent(share: float, _: int | None) -> str:

@@ -14,7 +14,7 @@ import matplotlib
 
 from kdrepro.claims import Comparison, Side
 from kdrepro.exhibits.charts import BLUE, ORANGE, STYLE, Chart, forest_axes, forest_row, new_chart, say
-from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, not_yet
+from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, named, not_yet
 from kdrepro.intervals import Interval, ratio_interval
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
@@ -64,7 +64,7 @@ def against_again(
             if not drawn:
                 axes.set_xticks([])
                 say(axes, f"not run at\nprotocol {protocol}")
-        where = f"{FAMILIES[prefix].name}, protocol {protocol}"
+        where = f"{named(prefix, protocol)}, protocol {protocol}"
         chart.suptitle(f"{where}: minus the labels once more", x=0.01, ha="left", fontsize=12)
     return chart
 
@@ -108,7 +108,7 @@ def relative_gains(ledger: Ledger) -> Chart:
                 axes.text(
                     1.02, height, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center"
                 )
-        names = [each.name.replace(", ", ",\n") for each in FAMILIES.values()]
+        names = [named(prefix, each.protocol).replace(", ", ",\n") for prefix, each in FAMILIES.items()]
         axes.set_yticks(range(len(FAMILIES)), names)
         axes.set_ylim(len(FAMILIES) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)

@@ -96,7 +96,7 @@ class LabelSmoothing(nn.Module):
             batch.counted_targets, classes=classes, leading=student.logits.shape[:-1]
         )
         label = torch.full_like(_wide(student.logits), self.smoothing / classes)
-        label.scatter_add_(-1, targets[..., None], torch.full_like(label[..., :1], 1 - self.smoothing))
+        label.scatter_add_(-1, targets.long()[..., None], torch.full_like(label[..., :1], 1 - self.smoothing))
         # Without smoothing the label of a class that is left out with -inf is 0, and 0 · -inf no number.
         terms = label * log_softmax(_wide(student.logits), dim=-1).masked_fill(label == 0, 0.0)
         cross = -terms.sum(dim=-1)

@@ -98,8 +98,10 @@ def teacher_translations(
     naming the file when it belongs to another search, or an argument that is out of range, and `RuntimeError` when
     another process writes the same file.
     """
-    checks.whole("n_best", n_best, least=1)
-    checks.whole("width", width, least=n_best)
+    n_best = checks.whole("n_best", n_best, least=1)
+    width = checks.whole("width", width, least=n_best)
+    max_length = checks.whole("max_length", max_length, least=1)
+    batch_size = checks.whole("batch_size", batch_size, least=1)
     check_arguments(teacher, sources, device)
     where = Path(file) if file is not None else None
     search = {
@@ -142,7 +144,8 @@ def _arithmetic(teacher: nn.Module, device: str | None) -> str:
     """Name the kind of device and the precision that a search runs in."""
     where = torch.device(device) if device is not None else next(teacher.parameters(), torch.empty(0)).device
     on = torch.is_autocast_enabled(where.type)
-    dtype = torch.get_autocast_dtype(where.type) if on else torch.get_default_dtype()
+    own = (each.dtype for each in teacher.parameters() if each.is_floating_point())
+    dtype = torch.get_autocast_dtype(where.type) if on else next(own, torch.get_default_dtype())
     return f"{where.type} {str(dtype).removeprefix('torch.')}"
 
 

@@ -28,9 +28,13 @@ class Layer(nn.Module):
         self.conv1 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        narrow = checkpoint(
-            self._narrow, *maps, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts
-        )
+        # torch.compile decides itself what to keep, and does not follow `context_fn`.
+        if torch.compiler.is_compiling():
+            narrow = self._narrow(*maps)
+        else:
+            narrow = checkpoint(
+                self._narrow, *maps, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts
+            )
         result: Tensor = self.conv1(torch.relu(self.norm1(narrow)))
         return result
 

@@ -90,7 +90,7 @@ class LSTMSeq2Seq(nn.Module):
             # Between the layers, and on the attentional vector.
             shape = (self.layers, previous.shape[1], len(source), self.hidden)
             dropped = dropout_factors(shape, self.dropout, like=words)
-        weights = [parameter for layer in self.decoder_states for parameter in layer.parameters()]
+        weights = [each for layer in self.decoder_states for each in _weights_of(layer)]
         vectors = DecoderLoop.apply(words, *memory, hidden, cell, dropped, self._own(), *weights)
         # In one piece, or torch would multiply sentence by sentence.
         logits: Tensor = self.output(vectors.transpose(0, 1).contiguous())
@@ -101,7 +101,7 @@ class LSTMSeq2Seq(nn.Module):
         """Read the sentences (B, S), once for all steps of decoding, without dropout."""
         memory, hidden, cell = self._read(source, dropout=False)
         dtype = memory[0].dtype
-        lowest, *others = [[each.to(dtype) for each in layer.parameters()] for layer in self.decoder_states]
+        lowest, *others = [[each.to(dtype) for each in _weights_of(layer)] for layer in self.decoder_states]
         weights = _Weights(
             [
                 torch.cat([self.decoder_words.weight.to(dtype), *lowest], dim=1),
@@ -161,6 +161,11 @@ class LSTMSeq2Seq(nn.Module):
         keys, values = (each.transpose(0, 1).contiguous() for each in linear(states, weight).chunk(2, dim=-1))
         blocked = torch.zeros_like(padding, dtype=keys.dtype).masked_fill_(padding, -torch.inf)
         return (keys, values, blocked.unsqueeze(1)), hidden, cell
+
+
+def _weights_of(layer: nn.Module) -> list[Tensor]:
+    """The weight of a linear layer and its bias if it has one, as they are: pruned, parametrised, or a replica's."""
+    return [each for name in ("weight", "bias") if isinstance(each := getattr(layer, name), Tensor)]
 
 
 class _Weights(NamedTuple):

@@ -103,6 +103,13 @@ def test_a_demonstration_does_not_replace_the_results_of_a_larger_protocol(root:
     execute(root, protocol="paper")
     (again,) = execute(root)
     assert str(again) == "up to date (executed at protocol paper)"
+    # Nor one that was asked for on another device.
+    executed(root).unlink()
+    execute(root, protocol="paper", device="cpu")
+    (again,) = execute(root)
+    assert str(again) == "up to date (executed at protocol paper)"
+    executed(root).unlink()
+    execute(root, protocol="paper")
     (smoke,) = execute(root, protocol="smoke")
     assert smoke.detail == "parameters changed: protocol paper → smoke"
     (quick,) = execute(root)

@@ -54,3 +54,6 @@ def test_they_lie_where_the_environment_says_or_in_the_users_cache(monkeypatch):
     assert folder() == Path(os.sep, "home", ".cache", "kdrepro")
     monkeypatch.setenv("KDREPRO_DATA", os.sep + "elsewhere")
     assert folder() == Path(os.sep, "elsewhere")
+    monkeypatch.setenv("KDREPRO_DATA", "~/data")
+    assert folder() == Path(os.sep, "home", "data")
+    assert folder("~/mine") == Path(os.sep, "home", "mine")

@@ -158,3 +158,14 @@ def test_without_smoothing_a_class_that_is_left_out_costs_nothing():
     torch.testing.assert_close(hard, expected)
     (gradient,) = torch.autograd.grad(hard, logits)
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32])
+def test_smoothed_labels_take_any_whole_numbers(kind):
+    logits, targets = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    objective = LabelSmoothing(smoothing=0.1)
+    (one,), (other,) = (
+        objective(Outputs(logits), None, Batch(torch.zeros(4, 1), each)).values()
+        for each in (targets, targets.to(kind))
+    )
+    assert one == other

@@ -171,3 +171,17 @@ def test_malformed_calls_for_gradients_are_refused():
     teacher[3].train()
     with pytest.raises(ValueError, match=r"^teacher: got a net in train mode, expected eval mode"):
         gradient_attention_transfer(student, teacher, batch, gradient_weight=1.0)
+
+
+def test_a_sample_that_does_not_count_may_be_no_number():
+    student, teacher, batch = convnet(0, nn.Tanh(), nn.Tanh()), convnet(1, nn.Tanh(), nn.Tanh()), images(4)
+    inputs = batch.inputs.clone()
+    inputs[1] = torch.nan
+    masked = Batch(inputs, batch.targets, torch.tensor([True, False, True, True]))
+    for terms in (
+        gradient_attention_transfer(student, teacher, masked, gradient_weight=1.0),
+        gradient_symmetry(student, masked, gradient_weight=1.0),
+    ):
+        student.zero_grad()
+        total(terms).backward()
+        assert all(parameter.grad.isfinite().all() for parameter in student.parameters())

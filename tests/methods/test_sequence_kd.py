@@ -6,6 +6,7 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,6 +152,17 @@ def test_a_search_does_not_go_on_in_another_precision_and_one_that_is_done_is_re
         file.write_text("".join(lines[:-1]))
         with pytest.raises(ValueError, match=r"belongs to another search \(arithmetic differ\)"):
             teacher_translations(teacher, sources, file=file, **SEARCH)
+
+
+def test_a_teacher_in_another_precision_does_not_go_on_either(teacher, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
+    file = tmp_path / "found.jsonl"
+    options = SEARCH | {"teacher_id": "one", "width": np.int64(SEARCH["width"])}
+    teacher_translations(teacher, sources, file=file, **options)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"belongs to another search \(arithmetic differ\)"):
+        teacher_translations(copy.deepcopy(teacher).bfloat16(), sources, file=file, **options)
 
 
 def test_two_processes_do_not_write_one_file(teacher, sources, tmp_path, monkeypatch):

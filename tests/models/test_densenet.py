@@ -203,3 +203,9 @@ def test_a_depth_that_gives_no_whole_layers_is_refused(depth):
 def test_inputs_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"inputs: got shape .*, expected \(B, 3, H, W\)"):
         DenseNet(10, 4)(torch.zeros(shape))
+
+
+def test_it_can_be_compiled():
+    torch.compiler.reset()
+    net, inputs = DenseNet(10, 4), torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(torch.compile(copy.deepcopy(net), backend="eager")(inputs), net(inputs))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from three_sentences import MASK, PREVIOUS, SOURCE, TARGETS
 from three_sentences import make_lstm as make
+from torch.nn.utils import prune
 
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.losses.reduce import masked_mean
@@ -152,3 +153,16 @@ def test_sizes_are_checked(changes, error, says):
 def test_sentences_are_checked(source, previous, says):
     with pytest.raises(ValueError, match=says):
         make()(source, previous)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_pruned_layers_of_the_decoder_count_as_they_are(layer):
+    net = make(layers=2).eval()
+    before = net(SOURCE, PREVIOUS)
+    prune.l1_unstructured(net.decoder_states[layer], "weight", amount=0.9)
+    pruned, state = net(SOURCE, PREVIOUS), net.encode(SOURCE)
+    step, _ = net.step(state, PREVIOUS[:, 0])
+    assert not torch.allclose(pruned, before)
+    prune.remove(net.decoder_states[layer], "weight")
+    torch.testing.assert_close(net(SOURCE, PREVIOUS), pruned)
+    torch.testing.assert_close(net.step(net.encode(SOURCE), PREVIOUS[:, 0])[0], step)
