@@ -196,9 +196,7 @@ def test_among_what_is_tried_it_stays_as_well(runner):
     runner.split = "select"
     runner.run(runner.plan(["second"], [0]))
     before = runner.ledger.get(runner.run_id("first", 0))
-    with pytest.warns(
-        RuntimeWarning, match=r"first\.s0\.select: trained again .*second\.s0\.select learned"
-    ):
+    with pytest.warns(RuntimeWarning, match=r"first\.s0\.select: trained again .*second\.s0\.select learned"):
         assert trained_again(runner, rate=0.2) == before
 
 
