@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
 from kdrepro import checks, devices
@@ -140,10 +141,30 @@ class Runner:
         return list(self.each(plan))
 
     def each(self, plan: Iterable[Key]) -> Iterator[Row]:
-        """Do the runs of a plan in order, those of a cohort with its first, and give each row once it is written."""
+        """Do the runs of a plan in order, those of a cohort with its first, and give each row once it is written.
+
+        Several processes may work on one folder: what one of them trains the others leave for later, and wait for it
+        when nothing else is left.
+        """
         left = list(plan)
         while left:
-            together = self._together(left)
+            together, locks = self._next(left)
+            with locks:
+                left = [key for key in left if key not in together]
+                # Another process may have done some. An ensemble has no weights of its own to ask for.
+                needed = {
+                    key for name, seed in (*together, *left) for key in self.recipe.arm(name).before(seed)
+                }
+                together = [key for key in together if not self._done(*key, weights=key in needed)]
+                rows = self._train(together) if together else []
+            yield from rows
+
+    def _next(self, left: Sequence[Key]) -> tuple[list[Key], contextlib.ExitStack]:
+        """Return the first of `left` that no other process trains, with locks on them that are to be released."""
+        rest, groups = list(left), []
+        while rest:
+            together = self._together(rest)
+            rest = [key for key in rest if key not in together]
             # A cohort may learn from a net that the plan has after its first member.
             missing = [
                 needed
@@ -151,13 +172,27 @@ class Runner:
                 for needed in self.recipe.arm(name).before(seed)
                 if needed in left and not self.weights(*needed).exists()
             ]
-            if missing:
-                together = missing[:1]
-            left = [key for key in left if key not in together]
-            # Another process on the same folder may have done some. An ensemble has no weights of its own to ask for.
-            needed = {key for name, seed in (*together, *left) for key in self.recipe.arm(name).before(seed)}
-            if together := [key for key in together if not self._done(*key, weights=key in needed)]:
-                yield from self._train(together)
+            groups.append(missing[:1] or together)
+            if (locks := self._locked(groups[-1], patience=0.0)) is not None:
+                return groups[-1], locks
+        if self.progress:
+            print(f"{self.run_id(*groups[0][0])}: another process trains it; waiting", flush=True)
+        locks = self._locked(groups[0], patience=-1.0)
+        assert locks is not None
+        return groups[0], locks
+
+    def _locked(self, keys: Iterable[Key], *, patience: float) -> contextlib.ExitStack | None:
+        """Keep other processes on the folder from training these runs; `None` if one does, -1 waits for it."""
+        (self.work / "locks").mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            # In one order, so that two that wait do not wait for each other.
+            for key in sorted(keys):
+                lock = FileLock(self.work / "locks" / f"{self.run_id(*key)}.lock")
+                try:
+                    held.enter_context(lock.acquire(timeout=patience))
+                except Timeout:
+                    return None
+            return held.pop_all()
 
     def _done(self, name: str, seed: int, *, weights: bool) -> bool:
         there = self.ledger.get(self.run_id(name, seed)) is not None

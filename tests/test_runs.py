@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -206,6 +208,31 @@ def test_what_another_process_has_done_is_not_done_again_and_an_ensemble_has_no_
     SEEN.clear()
     assert runner.run(plan) == []
     assert SEEN == []
+
+
+def test_what_another_process_trains_is_left_for_later_and_not_done_again(runner):
+    elsewhere = Runner(
+        RECIPE, protocol="quick", ledger=runner.ledger, work=runner.work, device="cpu", precision="fp32"
+    )
+    begun, order = threading.Event(), []
+
+    def slow(run: Run) -> Result:
+        begun.set()
+        time.sleep(1.0)
+        return train(run)
+
+    elsewhere.recipe = dataclasses.replace(
+        RECIPE, arms=RECIPE.arms | {"first": dataclasses.replace(RECIPE.arm("first"), train=slow)}
+    )
+    thread = threading.Thread(target=lambda: elsewhere.run([("first", 0)]))
+    thread.start()
+    assert begun.wait(20)
+    for row in runner.each([("first", 0), ("second", 0), ("first", 1)]):
+        order.append((row.arm, row.seed))
+    thread.join()
+    # The second learns from the first, which the other trains.
+    assert order == [("first", 1), ("second", 0)]
+    assert SEEN.count(("first", 0)) == 1
 
 
 def test_the_row_of_a_net_that_others_went_on_from_stays_too(runner):

@@ -79,7 +79,7 @@ def run(
         Path | None, typer.Option(help="Its translation: line n of one file translates line n of the other.")
     ] = None,
 ) -> None:
-    """Train a recipe's arms. Done runs are skipped; a killed one goes on where it was."""
+    """Train a recipe's arms. Done runs are skipped; a killed one goes on where it was; several may share a folder."""
     from kdrepro import recipes, runs
     from kdrepro.arms import candidates
 
