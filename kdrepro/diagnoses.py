@@ -72,14 +72,27 @@ def in_logits(name: str, logits: Tensor) -> Iterator[Finding]:
             "Look for weights that diverged, half precision that overflows, or inputs not normalised.",
         )
         return
-    # On the CPU: not every device has double precision.
-    wide = logits.cpu().double()
-    in_range = bool(((wide >= 0) & (wide <= 1)).all())
-    if logits.shape[-1] > 1 and in_range and bool(((wide.sum(-1) - 1).abs() < 1e-2).all()):
+    low, high = logits.detach().aminmax()
+    if logits.shape[-1] > 1 and 0 <= float(low) <= float(high) <= 1 and _sums_to_one(logits):
         yield warning(
             f"{side}_gives_probabilities",
             f"{name}: every row lies in [0, 1] and sums to 1, so these are probabilities, not logits",
             "Take the last softmax away: the losses apply their own.",
+        )
+
+
+def _sums_to_one(rows: Tensor) -> bool:
+    # On the CPU: not every device has double precision.
+    return bool(((rows.cpu().double().sum(-1) - 1).abs() < 1e-2).all())
+
+
+def in_axes(logits: Tensor) -> Iterator[Finding]:
+    """Logits of pictures point by point, of which no target says which axis has the classes."""
+    if logits.ndim > 3:
+        yield warning(
+            "classes_last",
+            f"the logits have shape {tuple(logits.shape)}, of which the last, {logits.shape[-1]}, is the classes",
+            "Where they are in dimension 1, as a segmentation network gives them, move them: logits.movedim(1, -1).",
         )
 
 

@@ -72,8 +72,11 @@ def check(
             "student", lambda: run_module(student, batch.inputs, side="student", tapped=tapped), findings
         )
         # An objective that needs them and gets none fails, and that is its own finding.
-        if answer is not None and batch.targets is not None:
-            findings += diagnoses.in_targets(batch, answer.logits)
+        if answer is not None:
+            said = batch.targets is not None
+            findings += (
+                diagnoses.in_targets(batch, answer.logits) if said else diagnoses.in_axes(answer.logits)
+            )
         answers = [each for each in outputs if each is not None]
         if answer is None or len(answers) < len(members):
             return findings

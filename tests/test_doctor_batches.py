@@ -100,3 +100,12 @@ def test_the_line_between_chance_and_not_is_scipys_binomial(count, classes):
             in_accuracy(Batch(torch.zeros(count, 1), torch.zeros(count, dtype=torch.int64)), logits)
         )
         assert codes(findings) == expected
+
+
+def test_logits_of_pictures_without_targets_may_have_their_classes_elsewhere():
+    teacher, student = (nn.Conv2d(3, 5, 1) for _ in range(2))
+    teacher.eval().requires_grad_(False)
+    images = torch.randn(2, 3, 4, 4)
+    (finding,) = check(teacher, student, (images, None))
+    assert (finding.code, finding.severity) == ("classes_last", "warning")
+    assert "(2, 5, 4, 4), of which the last, 4, is the classes" in finding.message
