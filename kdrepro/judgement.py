@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kdrepro.claims import Claim, Side
 from kdrepro.intervals import Interval
 
+UNJUDGED = ("not run", "out of reach")
 VERDICTS = ("reproduced", "direction holds", "inconclusive", "contradicted", "not run", "out of reach")
 
 
@@ -18,7 +19,8 @@ class Judgement:
 
     `mean` and `interval` are the claim's quantity in its own unit: the value, the difference `lower` minus `higher`,
     the share of the gap that is closed, or the difference that decides about similarity. `n` counts runs or pairs,
-    `units` counts those of one teacher as one, `runs` names them. `detail` says it in one sentence;
+    `units` counts those of one teacher as one, `runs` names them. `apart` says that
+    of similar arms one is better all the same. `detail` says it in one sentence;
     `seeds_needed` is the number of seeds that would settle it in four cases of five, if the difference is what it
     seems, or None where it is settled or more seeds would not help. `metric` is what `mean` is a difference in, where
     a claim compares several.
@@ -32,6 +34,7 @@ class Judgement:
     metric: str = ""
     n: int = 0
     units: int = 0
+    apart: bool = False
     protocol: str = "paper"
     seeds_needed: int | None = None
     runs: tuple[str, ...] = ()
@@ -133,5 +136,5 @@ def counted(n: int, units: int, what: str = "pairs") -> str:
 
 def unfinished(judgements: Iterable[Judgement]) -> str:
     """Say in a few words how far a paper is of which not all that is planned was run."""
-    begun = any(each.verdict not in ("not run", "out of reach") for each in judgements)
+    begun = any(each.verdict not in UNJUDGED for each in judgements)
     return "being recorded, first verdicts in its chapter" if begun else "not yet judged"

@@ -247,7 +247,7 @@ class Trainee:
             values["validation"] = self._validation(self.member.validate)
         history = self.history
         # A term that is not there in an epoch added nothing to its loss.
-        for name in (*history.curves, *(name for name in values if name not in history.curves)):
+        for name in dict.fromkeys((*history.curves, *values)):
             curve = history.curves.setdefault(name, [0.0] * history.epochs)
             curve.append(values.get(name, 0.0))
         history.epochs += 1

@@ -188,7 +188,7 @@ class State:
         other = [
             f"{name} {found.get(name)!r}, here {value!r}"
             for name, value in self.signature.items()
-            if (found.get(name) != value) and (name in found or name not in _LATER)
+            if found.get(name, value if name in _LATER else None) != value
         ]
         if other:
             raise ValueError(

@@ -196,6 +196,7 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
         mean=widest.mean,
         interval=(widest.low, widest.high),
         n=n,
+        apart=apart,
         units=min(n, *(each.units for each in outcomes)),
         protocol=claim.protocol,
         seeds_needed=needed,

@@ -20,7 +20,7 @@ from kdrepro.exhibits.run_tables import (
     setting,
     stamp,
 )
-from kdrepro.judgement import VERDICTS, Judgement, number, unfinished
+from kdrepro.judgement import UNJUDGED, VERDICTS, Judgement, number, unfinished
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import rows_shown
 from kdrepro.verdicts import judge_paper
@@ -46,7 +46,7 @@ __all__ = [
 
 # What the numbers of a claim without a unit of its own are in.
 _UNITS = {"test_errors": "test errors", "test_errors_bias_train": "test errors", "test_nll": "nats"}
-_UNJUDGED = {
+_UNJUDGED_WORDS = {
     "not run": "Not run, not often enough yet, or not to be judged, with the reason in the chapter",
     "out of reach": "Out of reach, with the reason in the chapter",
 }
@@ -74,7 +74,7 @@ def _we_find(judgement: Judgement) -> str:
         unit = _UNITS.get(metrics.pop(), "")
     text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {unit}".strip()
     what = f"difference in {judgement.metric} " if judgement.metric else "difference "
-    if claim.kind == "similar" and judgement.verdict == "reproduced" and (low > 0 or high < 0):
+    if judgement.apart:
         text += "; similar, but not the same"
     of = {"value": "", "order": what, "similar": what, "recovery": "share "}
     return of[claim.kind] + text
@@ -178,10 +178,10 @@ def readme_table(ledger: Ledger) -> str:
             continue
         judgements = judge_paper(found.key, ledger)
         lines = [f"**{found.cited_as}**, {found.title}"]
-        if any(each.verdict not in _UNJUDGED for each in judgements):
+        if any(each.verdict not in UNJUDGED for each in judgements):
             lines += ["", "| claim | | paper | ours (95 % interval) | verdict |", "|---|---|---|---|---|"]
         for each in judgements:
-            if each.verdict not in _UNJUDGED:
+            if each.verdict not in UNJUDGED:
                 cells = (
                     _label(each.claim, found.claims),
                     each.claim.statement,
@@ -190,7 +190,7 @@ def readme_table(ledger: Ledger) -> str:
                     each.verdict,
                 )
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        for verdict, words in _UNJUDGED.items():
+        for verdict, words in _UNJUDGED_WORDS.items():
             left = [each.claim.id for each in judgements if each.verdict == verdict]
             lines += ["", f"{words}: {', '.join(left)}."] if left else []
         parts.append("\n".join(lines))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -13,8 +12,7 @@ from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
 
 from kdrepro import tables
-from kdrepro.ledger import recorded
-from kdrepro.verdicts import VERDICTS, judge, judge_paper, paper, papers
+from kdrepro.verdicts import VERDICTS, judge_paper, paper, papers
 
 
 def test_the_claim_table_says_what_the_verdicts_say(ledger):
@@ -264,57 +262,6 @@ def test_the_stamp_says_where_the_numbers_come_from(ledger, empty):
     assert tables.stamp("hinton_kd", empty).set_index("What")["Value"]["Devices"] == "not run"
 
 
-def test_the_readme_table_is_markdown_with_every_verdict(ledger, empty):
-    text = tables.readme_table(ledger)
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    found = judge_paper("hinton2015", ledger)
-    judged = [each for each in found if each.verdict not in ("not run", "out of reach")]
-    assert len(lines) == len(judged) + 2
-    assert all(len(re.findall(r"(?<!\\)\|", line)) == 6 for line in lines)
-    for line, each in zip(lines[2:], judged, strict=True):
-        assert line.startswith(f"| {each.claim.id}")
-        assert line.endswith(f"| {each.verdict} |")
-    for verdict, words in (
-        ("not run", "Not run, not often enough yet, or not to be judged"),
-        ("out of reach", "Out of reach, with"),
-    ):
-        names = ", ".join(each.claim.id for each in found if each.verdict == verdict)
-        assert names
-        assert re.search(rf"^{words}[^:]*: {names}\.$", text, flags=re.MULTILINE)
-    assert text.endswith("\nKim & Rush (2016): not yet judged.\n")
-
-
-def test_the_readme_table_tells_of_first_verdicts_and_what_a_difference_is_in():
-    text = tables.readme_table(recorded())
-    begun = any(each.verdict in ("reproduced", "inconclusive") for each in judge_paper("kim2016", recorded()))
-    if paper("kim2016").status == "planned" and begun:
-        assert text.endswith("\nKim & Rush (2016): being recorded, first verdicts in its chapter.\n")
-    assert re.search(r"\| difference [-\d. ()to]+ test errors \| reproduced \|", text)
-    assert re.search(r"\| difference [-\d. ()to]+ nats \| reproduced \|", text)
-
-
-def test_similar_arms_of_which_one_is_better_are_said_to_be_both(tmp_path):
-    (claim,) = (each for each in paper("zagoruyko2017").claims if each.id == "N1")
-    rows = [
-        make_row(
-            arm,
-            seed,
-            recipe="attention_transfer",
-            protocol="reduced",
-            metrics={"test_errors": errors + 5.0 * seed},
-        )
-        for arm, errors in (("student_alone", 1400.0), ("at_norm_0.1", 1390.0))
-        for seed in range(5)
-    ]
-    assert tables._we_find(judge(claim, rows)).endswith(" test errors; similar, but not the same")
-
-
-def test_the_readme_table_without_rows_lists_what_is_not_run(empty):
-    text = tables.readme_table(empty)
-    assert "|" not in text
-    assert "with the reason in the chapter: H1, H2, H3" in text
-
-
 def test_students_that_share_a_teacher_are_averaged_in_tables_too(tmp_path):
     rows = [
         make_row("a", s, value, teacher=teacher_run(s // 2)) for s, value in enumerate([8, 6, 3, 5, 2, 0])
@@ -328,25 +275,3 @@ def test_the_ledgers_side_needs_no_torch():
     code = "import sys, kdrepro.tables, kdrepro.plots; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
-
-
-def test_a_difference_says_its_metric_where_a_claim_compares_several():
-    (claim,) = (each for each in paper("kim2016").claims if each.id == "E7")
-    rows = [
-        make_row(
-            arm,
-            seed,
-            recipe="sequence_kd",
-            metrics={
-                "test_perplexity": 8.0 + up + 0.1 * seed,
-                "bleu_greedy": 20.0 + up,
-                "bleu_beam5": 21.0 + up,
-            },
-        )
-        for arm, up in (("ende_student_alone", 0.0), ("ende_seq_kd", 3.0))
-        for seed in range(5)
-    ]
-    said = tables._we_find(judge(claim, rows))
-    assert said.startswith(("difference in bleu_greedy -3 (", "difference in test_perplexity -3 ("))
-    one = dataclasses.replace(claim, comparisons=claim.comparisons[:1])
-    assert tables._we_find(judge(one, rows)).startswith("difference -3 (")
