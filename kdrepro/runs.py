@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,10 @@ class Runner:
         """Do the runs of a plan in order, those of a cohort with its first, and give each row once it is written.
 
         Several processes may work on one folder: what one of them trains the others leave for later, and wait for it
-        when nothing else is left.
+        when nothing else is left. Rows that were made with other settings than their arms have now are warned of.
         """
         left = list(plan)
+        self._look_at_settings({self.recipe.arm(name).load for name, _ in left})
         while left:
             together, locks = self._next(left)
             with locks:
@@ -158,6 +160,33 @@ class Runner:
                 together = [key for key in together if not self._done(*key, weights=key in needed)]
                 rows = self._train(together) if together else []
             yield from rows
+
+    def _look_at_settings(self, loads: Container[object]) -> None:
+        """Warn of rows of other settings, of arms whose data is loaded anyway: what is trained will stand beside them.
+
+        Their precision may differ, which is the device's.
+        """
+        made: dict[str, list[str]] = {}
+        for row in self.ledger.rows(recipe=self.recipe.name, protocol=self.protocol, split=self.split):
+            arm = self.recipe.arms.get(row.arm)
+            if arm is None or arm.load not in loads:
+                continue
+            # As a row has them.
+            now = json.loads(json.dumps(self.settings(row.arm)))
+            others = [
+                f"{name} {row.config[name]!r}, now {value!r}"
+                for name, value in now.items()
+                if name != "precision" and name in row.config and row.config[name] != value
+            ]
+            if others:
+                made.setdefault("; ".join(others), []).append(row.run)
+        for others, runs in made.items():
+            warnings.warn(
+                f"{', '.join(runs)}: recorded with other settings than the recipe has ({others}); delete "
+                f"{'the row' if len(runs) == 1 else 'these rows'} to train anew",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _next(self, left: Sequence[Key]) -> tuple[list[Key], contextlib.ExitStack]:
         """Return the first of `left` that no other process trains, with locks on them that are to be released."""

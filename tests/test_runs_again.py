@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 from made_up_runs import RECIPE, SEEN, load, make_runner, train
 
-from kdrepro.arms import Arm, Result
+from kdrepro.arms import Arm, Recipe, Result
 from kdrepro.checkpoints import save_weights
 from kdrepro.ledger import Ledger, Row
 from kdrepro.run import Run
@@ -27,7 +28,9 @@ def trained_again(runner: Runner, *, rate: float) -> Row:
     runner.weights("first", 0).unlink()
     arm = dataclasses.replace(RECIPE.arm("first"), overrides={"learning_rate": rate})
     runner.recipe = dataclasses.replace(RECIPE, arms=RECIPE.arms | {"first": arm})
-    runner.run(runner.plan(["second"], [1]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*recorded with other settings")
+        runner.run(runner.plan(["second"], [1]))
     return runner.ledger.get(runner.run_id("first", 0))
 
 
@@ -47,6 +50,41 @@ def test_the_row_of_a_net_that_others_learned_from_stays_and_says_so(runner):
         RuntimeWarning, match=r"first\.s0: trained again .* made_up\.quick\.second\.s0 learned"
     ):
         assert trained_again(runner, rate=0.2) == before
+
+
+def changed(name: str, **changes: object) -> Recipe:
+    return dataclasses.replace(
+        RECIPE, arms=RECIPE.arms | {name: dataclasses.replace(RECIPE.arm(name), **changes)}
+    )
+
+
+def test_rows_of_other_settings_are_told_of_before_others_stand_beside_them(runner):
+    runner.run(runner.plan(["first"], [0, 1]))
+    runner.run(runner.plan(["second"], [0]))
+    runner.recipe = changed("first", overrides={"learning_rate": 0.3, "momentum": 0.9})
+    with pytest.warns(RuntimeWarning) as told:
+        runner.run(runner.plan(["faster"], [0]))
+    (message,) = [str(each.message) for each in told]
+    assert message == (
+        "made_up.quick.first.s0, made_up.quick.first.s1: recorded with other settings than the recipe has "
+        "(learning_rate 0.1, now 0.3); delete these rows to train anew"
+    )
+    # Nothing that is done beside them, and nothing that needs their data.
+    runner.run(runner.plan(["faster"], [0]))
+    runner.recipe = dataclasses.replace(
+        runner.recipe,
+        arms=runner.recipe.arms | {"mean": dataclasses.replace(RECIPE.arm("mean"), load=load)},
+    )
+    runner.run(runner.plan(["mean"]))
+    runner.protocol = "smoke"
+    runner.run(runner.plan(["faster"], [0]))
+
+
+def test_the_precision_that_a_device_allows_is_no_other_setting(runner):
+    runner.run(runner.plan(["first"], [0]))
+    row = runner.ledger.get(runner.run_id("first", 0))
+    runner.ledger.write(dataclasses.replace(row, config=row.config | {"precision": "bf16"}), replace=True)
+    runner.run(runner.plan(["first"], [1]))
 
 
 def test_among_what_is_tried_it_stays_as_well(runner):

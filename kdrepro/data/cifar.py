@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from kdrepro import checks
@@ -69,8 +70,10 @@ def _published(root: Path) -> DataSet:
             try:
                 part = CIFAR10(root=str(root), train=train)
             except RuntimeError:
-                # Not there, or not as published.
-                part = CIFAR10(root=str(root), train=train, download=True)
+                # Not there, or not as published. Of several processes one fetches it, and the others find it there.
+                root.mkdir(parents=True, exist_ok=True)
+                with FileLock(root / ".cifar10.lock"):
+                    part = CIFAR10(root=str(root), train=train, download=True)
         except Exception as error:
             raise RuntimeError(
                 f"cifar10: could not be downloaded into {root} ({error}); delete cifar-10-batches-py "

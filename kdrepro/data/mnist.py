@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -39,23 +40,15 @@ def load(name: str = "mnist", *, root: str | os.PathLike[str] | None = None) -> 
 
 
 def _full(root: Path) -> DataSet:
-    from torchvision.datasets import MNIST
-
     raw = root / "MNIST" / "raw"
     if not all((raw / file).exists() for file in _FILES):
         try:
-            MNIST(root=str(root), download=True)
+            _fetch(root, raw)
         except Exception as error:
             raise RuntimeError(
                 f"mnist: could not be downloaded into {root} ({error}); put the four IDX files into {raw}, "
                 "or point KDREPRO_DATA at a folder that holds MNIST/raw"
             ) from error
-    if missing := [file for file in _FILES if not (raw / file).exists()]:
-        # Of the packed files of an old torchvision it takes those that are there for all of it.
-        raise RuntimeError(
-            f"mnist: {raw} has no {missing[0]}, and what else is in {root / 'MNIST'} kept it from being downloaded; "
-            "put the four IDX files there, or remove that folder"
-        )
     content = {file: _checked(raw / file, digest) for file, digest in _FILES.items()}
     combined = hashlib.sha256("".join(_FILES.values()).encode()).hexdigest()
     return DataSet(
@@ -64,6 +57,17 @@ def _full(root: Path) -> DataSet:
         _examples(content["train-images-idx3-ubyte"], content["train-labels-idx1-ubyte"]),
         _examples(content["t10k-images-idx3-ubyte"], content["t10k-labels-idx1-ubyte"]),
     )
+
+
+def _fetch(root: Path, raw: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    raw.mkdir(parents=True, exist_ok=True)
+    # Torchvision unpacks in place, where another process, or the next one after a kill, would find half a file.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".mnist.") as beside:
+        MNIST(root=beside, download=True)
+        for file in _FILES:
+            (Path(beside) / "MNIST" / "raw" / file).replace(raw / file)
 
 
 def _checked(file: Path, digest: str) -> bytes:

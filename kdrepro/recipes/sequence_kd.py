@@ -52,7 +52,8 @@ _STUDENT = _SHARED | {
 }
 # Going on from trained weights: on the hypotheses nearest to the references, at the paper's part of the rate and for a
 # length that was not tried; and after pruning, where all of the rate did better on pairs held out than a part of it.
-_FINE = {"fine_rate": 0.1, "fine_epochs": 3, "retrain_rate": 1.0, "retrain_epochs": 16}
+_FINE = {"fine_rate": 0.1, "fine_epochs": 3}
+_RETRAIN = {"retrain_rate": 1.0, "retrain_epochs": 16}
 # In so few steps a net of two layers may not yet have found where to look, and learns next to nothing; one of a single
 # layer has. Chosen on words held out, four seeds. In single precision a notebook translates twice alike on any device.
 _QUICK = {
@@ -106,14 +107,15 @@ CORPORA = {
 
 def config(base: str, protocol: str, *, corpora: dict[str, Corpus] = CORPORA) -> dict[str, Any]:
     """Return the settings of an arm at a protocol, with the sizes of its vocabularies."""
-    family, role = base.split()
-    settings = dict(_TEACHER if role == "teacher" else _STUDENT) | _FINE
-    if family == "cmu":
-        settings |= _SPELLING
+    family, role, *later = base.split()
+    settings = (_TEACHER if role == "teacher" else _STUDENT) | (_SPELLING if family == "cmu" else {})
+    for step in later:
+        settings |= _FINE if step == "fine" else _RETRAIN
     if protocol == "quick" and corpora[family].phonemes:
         settings |= _QUICK | (_QUICK_TEACHER if role == "teacher" else {})
     if protocol == "smoke":
-        settings |= {"hidden": 8, "epochs": 1, "fine_epochs": 1, "retrain_epochs": 1, "max_length": 12}
+        settings |= {"hidden": 8, "epochs": 1, "max_length": 12}
+        settings |= {name: 1 for name in ("fine_epochs", "retrain_epochs") if name in settings}
     text = _encoded(corpora[family], protocol)
     return settings | {"source_words": len(text.source), "target_words": len(text.target)}
 
@@ -191,6 +193,7 @@ def _arms(
     family: str, corpora: dict[str, Corpus], protocols: Sequence[str], *, seeds: int, teachers: int
 ) -> dict[str, Arm]:
     load = partial(_loaded, corpora[family])
+    later = {interpolate: " fine", prune: " retrain fine"}
 
     def taught(seed: int) -> Sequence[Key]:
         return [(f"{family}_teacher", seed % teachers)]
@@ -206,19 +209,14 @@ def _arms(
             partial(how, corpora=corpora, **options),
             seeds=seeds,
             needs=(lambda seed: ()) if untaught else taught,
-            base=f"{family} student",
+            base=f"{family} student{later.get(how, '')}",
             overrides=overrides,
             load=load,
             protocols=protocols,
             start=f"{family}_{start}" if start else "",
         )
 
-    teacher: dict[str, Any] = {
-        "seeds": teachers,
-        "base": f"{family} teacher",
-        "load": load,
-        "protocols": protocols,
-    }
+    teacher: dict[str, Any] = {"seeds": teachers, "load": load, "protocols": protocols}
     students = {
         "student_alone": arm("2 × 100 on the references", train, data="references"),
         "word_kd": arm("the teacher's next words too", train, data="references", word_level=True),
@@ -248,19 +246,24 @@ def _arms(
     }
     return {
         f"{family}_teacher": Arm(
-            "2 × 500 on the references", partial(train, corpora=corpora, data="references"), **teacher
+            "2 × 500 on the references",
+            partial(train, corpora=corpora, data="references"),
+            base=f"{family} teacher",
+            **teacher,
         ),
         f"{family}_teacher_inter": Arm(
             "the teacher, then the nearest of its own",
             partial(interpolate, corpora=corpora),
             needs=lambda seed: [(f"{family}_teacher", seed)],
             start=f"{family}_teacher",
+            base=f"{family} teacher fine",
             **teacher,
         ),
         f"{family}_teacher_longer": Arm(
             "the teacher, then the references of these pairs",
             partial(interpolate, corpora=corpora, data="references"),
             start=f"{family}_teacher",
+            base=f"{family} teacher fine",
             **teacher,
         ),
         **{f"{family}_{name}": each for name, each in students.items()},

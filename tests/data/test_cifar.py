@@ -3,12 +3,14 @@
 import hashlib
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cifar_copies import Copy, pack, scaled_back
+from filelock import FileLock
 from torchvision.datasets import CIFAR10
 
 from kdrepro.data import cifar
@@ -93,6 +95,20 @@ def test_damaged_names_of_classes_are_noticed(tmp_path):
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(RuntimeError, match=r"corrupted.*delete cifar-10-batches-py"):
         cifar.load("cifar10", root=tmp_path / "new")
+
+
+def test_what_another_process_fetches_is_waited_for(published, tmp_path):
+    cifar.load("cifar10", root=tmp_path / "there")
+    (tmp_path / "upstream" / CIFAR10.filename).unlink()
+    root = tmp_path / "new"
+    root.mkdir()
+    with ThreadPoolExecutor(1) as pool, FileLock(root / ".cifar10.lock"):
+        loading = pool.submit(cifar.load, "cifar10", root=root)
+        with pytest.raises(TimeoutError):
+            loading.result(timeout=0.5)
+        (tmp_path / "there" / CIFAR10.base_folder).rename(root / CIFAR10.base_folder)
+    # Nothing is left to be fetched.
+    assert len(loading.result().train) == 35
 
 
 def test_a_download_that_fails_says_what_to_do(tmp_path):

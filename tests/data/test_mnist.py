@@ -118,17 +118,24 @@ def test_a_damaged_file_is_named(name, damage, four_files):
 
 def test_a_missing_file_is_fetched_by_torchvision(four_files, monkeypatch):
     root, arrays = four_files
-    asked = []
+    raw, asked = root / "MNIST" / "raw", []
 
     def fetch(root: str, download: bool) -> None:
-        asked.append((root, download))
-        name = "t10k-labels-idx1-ubyte"
-        (Path(root) / "MNIST" / "raw" / name).write_bytes(idx(arrays[name]))
+        asked.append((Path(root), download))
+        unpacked = Path(root) / "MNIST" / "raw"
+        unpacked.mkdir(parents=True)
+        for name, values in arrays.items():
+            (unpacked / name).write_bytes(idx(values))
+        # Nobody sees half of it.
+        assert not (raw / "t10k-labels-idx1-ubyte").exists()
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", fetch)
-    (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    (raw / "t10k-labels-idx1-ubyte").unlink()
     assert len(mnist.load("mnist", root=root).test) == 5
-    assert asked == [(str(root), True)]
+    ((beside, download),) = asked
+    assert download
+    assert beside.parent == root
+    assert [each.name for each in root.iterdir()] == ["MNIST"]
     mnist.load("mnist", root=root)
     assert len(asked) == 1
 
@@ -142,17 +149,6 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
         mnist.load("mnist", root=tmp_path)
     for fragment in (str(tmp_path), "Network is unreachable", "four IDX files", "KDREPRO_DATA", "MNIST/raw"):
         assert fragment in str(caught.value)
-
-
-def test_packed_files_of_an_old_torchvision_are_no_download(tmp_path):
-    old = tmp_path / "MNIST" / "processed"
-    old.mkdir(parents=True)
-    for name in ("training.pt", "test.pt"):
-        torch.save((torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)), old / name)
-    with pytest.raises(
-        RuntimeError, match=r"mnist: .*raw has no .*ubyte.*put the four IDX files there, or remove"
-    ):
-        mnist.load("mnist", root=tmp_path)
 
 
 def test_the_published_checksums_are_torchvisions():

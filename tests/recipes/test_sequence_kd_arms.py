@@ -86,8 +86,18 @@ def test_the_nets_are_those_of_the_papers_smaller_pair():
         assert (settings["layers"], settings["hidden"], settings["beam"]) == (2, hidden, 5)
         net = RECIPE.build(settings)
         assert (net.hidden, net.layers) == (hidden, 2)
-    assert config("cmu student", "paper")["fine_rate"] == 0.1
+    assert config("cmu student fine", "paper")["fine_rate"] == 0.1
     assert RECIPE.arm("ende_word_kd").overrides == {"soft_weight": 0.5}
+
+
+def test_a_run_has_the_settings_of_what_it_does_and_no_others():
+    later = {"fine_rate", "fine_epochs"}, {"retrain_rate", "retrain_epochs"}
+    for name, steps in (("seq_kd", ()), ("teacher", ()), ("seq_inter", later[:1]), ("pruned_80", later)):
+        for protocol in ("smoke", "paper"):
+            settings = config(RECIPE.arm(f"cmu_{name}").base, protocol)
+            assert {key for key in settings if key.startswith(("fine", "retrain"))} == set().union(*steps)
+    assert config("cmu student fine", "smoke")["fine_epochs"] == 1
+    assert config("cmu teacher fine", "paper")["hidden"] == 500
 
 
 def test_candidates_are_the_settings_that_were_tried():
