@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullLocator
 
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
 from kdrepro.exhibits.forest import forest
+from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
 
 RECIPE, PAPER = "attention_transfer", "zagoruyko2017"
 # Where the two forms are compared: the maps of the last group on pictures of 32×32, at the distance of the claims.
 POSITIONS, DISTANCE = 64, 0.4
+GROUP_SIDES = (32, 16, 8)
 COLOURS = {"code": GREEN, "paper": ORANGE}
 # What β in Eq. 2 may mean: how it is read, and the weight of the norm, in a mean over the batch, for maps of so many
 # positions. In the second, 1,000 is divided by positions and pictures, and the sum over the pictures takes these back.
@@ -58,7 +62,7 @@ def code_weight(form: str, weight: float, *, distance: float = DISTANCE, positio
     return weight if form == "code" else own / pull("code", 1.0, distance=distance, positions=positions)
 
 
-def pull_curve(*, sides: Sequence[int] = (32, 16, 8), measured: Mapping[str, float] | None = None) -> Chart:
+def pull_curve(*, sides: Sequence[int] = GROUP_SIDES, measured: Mapping[str, float] | None = None) -> Chart:
     """How hard both forms pull at a map, against the distance that is left: the β question without any training.
 
     The code's form with 1,000 on maps of each of `sides` squared, the paper's with each reading of its β, once more for
@@ -226,6 +230,27 @@ def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, _Term],
     axes.plot(places, means, "-D", color=colour, linewidth=2, markersize=7, label=f"the {form}'s form")
 
 
+def pulls_in_the_end(ledger: Ledger, *, protocol: str = "reduced") -> pd.DataFrame:
+    """How far each arm's maps ended from the teacher's, a column for each group, and how hard its term pulls there.
+
+    Means over the runs that kept their distances, which are counted; arms without such a run are left out.
+    """
+    rows = rows_shown(ledger, RECIPE, protocol)
+    records = []
+    for arm in _attention_arms(rows, POSITIONS):
+        kept = [row for row in rows if row.arm == arm and "map_distance_group0" in row.metrics]
+        if not kept:
+            continue
+        distances, forces = {}, {}
+        for place, side in enumerate(GROUP_SIDES):
+            distance = fmean(row.metrics[f"map_distance_group{place}"] for row in kept)
+            form, weight, _ = _term(kept[0].config, side**2)
+            distances[f"distance, {side}×{side}"] = number(distance)
+            forces[f"pull, {side}×{side}"] = number(pull(form, weight, distance=distance, positions=side**2))
+        records.append({"Arm": arm, **distances, **forces, "Runs": len(kept)})
+    return pd.DataFrame(records)
+
+
 # What stands in the rows of Table 1 and 2, in their order.
 GAINS = {
     "attention maps": "at",
@@ -268,5 +293,6 @@ def gains(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
         axes.xaxis.set_major_locator(AutoLocator())
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, -160), max(high, 10))
+        axes.set_xlabel("test errors minus those of the student alone, 95 % interval")
         chart.legend(loc="outside lower right", ncols=2)
     return chart

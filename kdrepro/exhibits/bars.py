@@ -57,8 +57,7 @@ def draw_bars(
             words = f"{number(scale * mean)}, n = {count}"
             axes.annotate(words, (place, 0.02 * top), ha="center", va="bottom")
         if column.paper is not None:
-            told = "the paper (one run)"
-            label = None if told in axes.get_legend_handles_labels()[1] else told
+            label = None if "the paper" in axes.get_legend_handles_labels()[1] else "the paper"
             axes.plot(place + 0.38, column.paper, "D", markersize=9, mfc="white", mec="black", label=label)
             axes.text(place + 0.46, column.paper, f"{column.paper:g}", va="center")
     axes.set_xticks(range(len(columns)), [column.name for column in columns])

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from kdrepro.claims import Comparison, Side, paper
-from kdrepro.exhibits.thin_nets import DEPTHS, KINDS
+from kdrepro.exhibits.thin_nets import DEPTHS, KINDS, hint_left
 from kdrepro.judgement import from_to
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import compare, difference, readings, rows_shown, summary
 
 _LEARNS = 0.5
-_WITH = {
-    "alone": "labels alone",
-    "kd": "soft targets",
-    "hint": "a hint first",
-    "joint": "hint and soft targets at once",
-    "joint_labels": "hint and labels at once",
-}
 _STAGES = {
     "hint": "after two stages",
     "joint": "after one",
@@ -25,8 +19,9 @@ _STAGES = {
 }
 # Section 4.1, at the paper's own length: the deepest net that each way trains.
 _PAPER = (
-    "The paper, at its full length, trains up to 5 layers with labels, 7 with soft targets and 13 with hints"
-)
+    "The paper, at its full length, trains up to {alone.deepest} layers with labels, {kd.deepest} with soft targets and "
+    "{hint.deepest} with hints"
+).format_map(KINDS)
 
 
 def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
@@ -36,7 +31,7 @@ def answer(ledger: Ledger, *, protocol: str = "reduced") -> str:
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     told, runs = [], set()
-    for kind, name in _WITH.items():
+    for kind, (name, *_) in KINDS.items():
         outcome: dict[str, list[str]] = {"": [], "some runs of ": [], "not ": []}
         for depth in DEPTHS:
             found = readings(rows, Side.of(f"depth{depth}_{kind}", "test_error_rate"))
@@ -91,17 +86,16 @@ def _teacher(rows: Sequence[Row]) -> list[str]:
 def hint_kept(ledger: Ledger, *, protocol: str = "reduced") -> str:
     """Say how far from the hint the guided layer ends after two stages and after one; nothing without runs of both.
 
-    In percent of the distance of the hint's mean at each position, as in `kdrepro.exhibits.thin_nets.plateau_table`.
+    In percent of the distance of the hint's mean at each position, see `kdrepro.exhibits.thin_nets.hint_left`.
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     told = []
     for depth in KINDS["joint"].depths:
         said = {}
         for kind, words in _STAGES.items():
-            found = [row.metrics for row in rows if row.arm == f"depth{depth}_{kind}"]
-            left = [each["hint_distance_after"] / each["hint_distance_blind"] for each in found]
+            left = hint_left([row for row in rows if row.arm == f"depth{depth}_{kind}"])
             if left:
-                said[kind] = f"{100 * sum(left) / len(left):.0f} % {words}"
+                said[kind] = f"{fmean(left):.0f} % {words}"
         if "hint" in said and len(said) > 1:
             told.append(f"with {depth} layers {_listed(list(said.values()))}")
     if not told:

@@ -33,6 +33,7 @@ def forest(
     with matplotlib.rc_context(STYLE):
         chart = new_chart(9.0, 1.5 + 0.55 * max(len(named), 1))
         axes = chart.subplots()
+        axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
         forest_axes(axes, list(named))
         drawn = 0
         for place, (first, second) in enumerate(named.values()):

@@ -31,6 +31,7 @@ from kdrepro.exhibits.charts import (
 )
 from kdrepro.exhibits.run_tables import NOT_RUN, plus_minus
 from kdrepro.intervals import mean_interval
+from kdrepro.judgement import from_to
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
 
@@ -60,7 +61,7 @@ class Kind(NamedTuple):
 KINDS = {
     "alone": Kind("labels alone", RED, 5),
     "kd": Kind("soft targets", BLUE, 7),
-    "hint": Kind("hint first", GREEN, 13),
+    "hint": Kind("a hint first", GREEN, 13),
     "joint": Kind("hint and soft targets at once", PINK, None, (5, 11)),
     "joint_labels": Kind("hint and labels at once", SKY, None, (5, 11)),
 }
@@ -156,6 +157,7 @@ def plateau_curves(
             for place, (curve, count) in enumerate(zip(curves, counts, strict=True)):
                 _line(left, curve, arm, None if place else f"{name}: {_epochs(counts)}")
                 shown = max(shown, len(curve) if count is None else 2 * count, min(12, len(curve)))
+        left.set_title(f"protocol {protocol}", loc="left", fontsize=12)
         left.set_xlabel("epoch of training on classes")
         left.set_ylabel(f"errors on the {examples} held out")
         if left.lines:
@@ -220,13 +222,19 @@ def _hint_stage(axes: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
         axes.set_xlim(0.5, max(6, longest) + 0.5)
 
 
+def hint_left(rows: Sequence[Row], when: str = "hint_distance_after") -> list[float]:
+    """How far from the hint, in percent of the distance of its mean at each position, in those runs that had one."""
+    found = [(row.metrics.get(when), row.metrics.get("hint_distance_blind")) for row in rows]
+    return [100 * distance / blind for distance, blind in found if distance is not None and blind]
+
+
 def plateau_table(
     ledger: Ledger, arms: Sequence[str] = tuple(ARMS), *, protocol: str = "paper"
 ) -> pd.DataFrame:
     """The epochs of each arm: of the hint before it; on classes until half are right, until the best weights, in all.
 
-    Beside them how far the guided layer is from the hint, with the best weights of the hint stage and with the last
-    ones of all: on the examples held out, in percent of the distance of the hint's mean at each position.
+    Beside them how far the guided layer is from the hint on the examples held out (see `hint_left`), with the best
+    weights of the hint stage and, from the nearest run to the farthest, with the last ones of all.
     """
     rows = rows_shown(ledger, "fitnets", protocol)
     records = []
@@ -241,17 +249,15 @@ def plateau_table(
         def epochs(key: str, *, plus: int = 0, own: list[Row] = own) -> list[float]:
             return [float(row.config[key]) + plus for row in own if isinstance(row.config.get(key), int)]
 
-        def left(key: str, *, own: list[Row] = own) -> list[float]:
-            found = [(row.metrics.get(key), row.metrics.get("hint_distance_blind")) for row in own]
-            return [100 * distance / blind for distance, blind in found if distance is not None and blind]
-
         counts = [plateau(curve) for curve in _curves(rows, arm, "validation")]
+        ends = hint_left(own)
         records.append(
             {
                 "Arm": arm,
                 "Hint stage": shown(epochs("hint_epochs_run")),
-                "Hint left, %": shown(left("hint_distance")),
-                "In the end, %": shown(left("hint_distance_after")),
+                "Hint left, %": shown(hint_left(own, "hint_distance")),
+                # Too far apart for a mean.
+                "In the end, %": from_to(map(round, ends)) if ends else shown([]),
                 "Before half are right": _epochs(counts) if counts else NOT_RUN,
                 "Best weights at": shown(epochs("best_epoch", plus=1)),
                 "Epochs on classes": shown(epochs("epochs_run")),

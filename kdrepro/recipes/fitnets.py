@@ -68,7 +68,7 @@ _HINT = {
 }
 # The weight that a well-known library gives to the mean square of the hint, beside the other terms.
 _JOINT = _HINT | {"hint_weight": 100.0}
-# Three things in which the authors' configuration file differs from the paper.
+# Two things in which the authors' configuration file differs from the paper, and one of their program, as we read it.
 _CODE = {"net": "mnist_student_code", "final_soft_weight": 0.0, "soften_student": False}
 
 # The nets of 30 million multiplications (section 4.1, table 6) and the layers of their hints. Settings as in the
@@ -246,7 +246,7 @@ ARMS = {
         "hint and soft targets in one stage", joint, seeds=3, needs=_own_teacher, overrides=_KD | _JOINT
     ),
     "fitnet_code": Arm(
-        "weight of the soft targets, pieces and student's temperature as in the authors' file",
+        "weight of the soft targets, pieces and student's temperature as in the authors' code",
         fitnet,
         seeds=1,
         needs=_own_teacher,

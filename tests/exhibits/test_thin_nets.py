@@ -122,7 +122,7 @@ def test_nets_by_depth_have_names_and_the_deepest_dashed_lines(tmp_path):
     drawn = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in chart.axes[0].lines}
     assert drawn["5 layers, soft targets: 1"] == (thin_nets.KINDS["kd"].colour, "-")
     assert drawn["11 layers, soft targets: never"] == (thin_nets.KINDS["kd"].colour, "--")
-    assert drawn["11 layers, hint first: 1"] == (thin_nets.KINDS["hint"].colour, "--")
+    assert drawn["11 layers, a hint first: 1"] == (thin_nets.KINDS["hint"].colour, "--")
     assert chart.axes[0].get_ylabel() == "errors on the pictures held out"
 
 
@@ -244,7 +244,7 @@ def test_missing_depths_are_left_out(tmp_path):
         ]
         for line in axes.lines
     }
-    assert (lines["soft targets"], lines["hint first"]) == ([5, 11], [9])
+    assert (lines["soft targets"], lines["a hint first"]) == ([5, 11], [9])
     # No line leads from 5 to 11 across depths that were not run.
     (soft,) = (line for line in axes.lines if line.get_label() == "soft targets")
     assert np.isnan(soft.get_ydata()[1:3]).all()
