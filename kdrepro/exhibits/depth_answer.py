@@ -19,8 +19,8 @@ _STAGES = {
 }
 # Section 4.1, at the paper's own length: the deepest net that each way trains.
 _PAPER = (
-    "The paper, at its full length, trains up to {alone.deepest} layers with labels, {kd.deepest} with soft targets and "
-    "{hint.deepest} with hints"
+    "The paper, at its full length, trains up to {alone.deepest} layers with labels, {kd.deepest} with soft targets "
+    "and {hint.deepest} with hints"
 ).format_map(KINDS)
 
 

@@ -51,7 +51,8 @@ def forest(
                     text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {n}"
             # Negative numbers as matplotlib writes them on the axis.
             axes.text(1.02, place, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center")
-        axes.set_xlabel(f"difference in {metric.replace('_', ' ')}, first minus second, 95 % interval")
+        words = {"bleu_greedy": "BLEU, greedy"}.get(metric, metric.replace("_", " "))
+        axes.set_xlabel(f"difference in {words}, first minus second, 95 % interval")
         if not drawn:
             axes.set_xlim(-1, 1)
             axes.set_xticks([0])

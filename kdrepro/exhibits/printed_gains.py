@@ -1,4 +1,4 @@
-"""What Furlanello et al. (2018) print, one run of each: gains on CIFAR-10, generations on CIFAR-100, one cell twice.
+"""What Furlanello et al. (2018) print, one number of each: gains on CIFAR-10, generations on CIFAR-100, one cell twice.
 
 The numbers are read from the claims, where they stand once. White cards and colours as in `kdrepro.plots`.
 """

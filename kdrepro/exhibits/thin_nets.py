@@ -264,11 +264,7 @@ def plateau_table(
                 "Runs": len(own),
             }
         )
-    columns = (
-        *("Arm", "Hint stage", "Hint left, %", "In the end, %", "Before half are right"),
-        *("Best weights at", "Epochs on classes", "Runs"),
-    )
-    return pd.DataFrame(records, columns=columns)
+    return pd.DataFrame(records)
 
 
 def depth_curve(ledger: Ledger, *, protocol: str = "reduced") -> Chart:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from attention_transfer_rows import row, rows
-from chart_texts import points
-from matplotlib.colors import to_rgb
+from chart_texts import assert_readable, points, texts
 from recorded_rows import write_ledger
 
 from kdrepro import attention_transfer_loss, tables
@@ -31,14 +32,7 @@ def ledger(tmp_path_factory):
 
 
 def words(chart) -> str:
-    found = [text.get_text() for legend in chart.legends for text in legend.get_texts()]
-    for axes in chart.axes:
-        found += [text.get_text() for text in axes.texts]
-        found += [axes.get_title(), axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
-        found += [label.get_text() for label in axes.get_yticklabels()]
-        if axes.get_legend():
-            found += [text.get_text() for text in axes.get_legend().get_texts()]
-    return "\n".join(found)
+    return "\n".join(texts(chart))
 
 
 # -- the arithmetic
@@ -152,6 +146,32 @@ def test_errors_that_differ_many_times_are_on_a_logarithmic_axis(tmp_path):
     assert axes.yaxis.get_major_formatter()(0.125) == "12.5 %"
 
 
+# -- where training ended
+
+
+def test_pulls_in_the_end_are_those_of_the_terms_at_the_distances_of_the_rows(tmp_path):
+    def kept(arm: str, seed: int, *distances: float):
+        made = row(arm, seed, 1400)
+        found = {f"map_distance_group{place}": each for place, each in enumerate(distances)}
+        return dataclasses.replace(made, metrics=made.metrics | found)
+
+    rows = [
+        *(kept("at", seed, 0.1 + 0.02 * seed, 0.2, 0.3) for seed in (0, 1)),
+        row("at", 2, 1400),
+        kept("at_norm_0.1", 0, 0.1, 0.2, 0.3),
+        kept("at_norm_by_group", 0, 0.1, 0.2, 0.3),
+        kept("f_at", 0, 0.1, 0.2, 0.3),
+        row("at_10", 0, 1400),
+    ]
+    table = attention_forms.pulls_in_the_end(write_ledger(tmp_path, rows)).set_index("Arm")
+    # 2 · 1,000 · distance / positions; the norm pulls alike at any distance, by group more where the map is smaller.
+    assert table.loc["at"].tolist() == ["0.11", "0.2", "0.3", "0.21", "1.56", "9.38", 2]
+    assert table.loc["at_norm_0.1"].tolist()[3:] == ["0.05", "0.05", "0.05", 1]
+    assert table.loc["at_norm_by_group"].tolist()[3:] == ["0.49", "1.95", "7.81", 1]
+    assert list(table.index) == ["at", "at_norm_0.1", "at_norm_by_group"]
+    assert attention_forms.pulls_in_the_end(write_ledger(tmp_path / "none", [])).empty
+
+
 # -- what each kind gains
 
 
@@ -213,8 +233,4 @@ def test_uncommitted_rows_are_not_shown(tmp_path):
 
 def test_figures_are_on_white_cards_with_readable_letters(ledger):
     for chart in (pull_curve(), strength_curve(ledger), gains(ledger)):
-        assert to_rgb(chart.get_facecolor()) == (1, 1, 1)
-        for axes in chart.axes:
-            assert to_rgb(axes.get_facecolor()) == (1, 1, 1)
-            sizes = [text.get_fontsize() for text in (*axes.get_xticklabels(), axes.xaxis.label, *axes.texts)]
-            assert min(sizes) >= 9
+        assert_readable(chart)
