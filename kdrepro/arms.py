@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdrepro import checks
 from kdrepro.resume import History
 from kdrepro.row import PROTOCOLS
+from kdrepro.teacher import FrozenTeacher
 
 if TYPE_CHECKING:
     from kdrepro.run import Run
@@ -50,9 +53,9 @@ class Recipe:
     """The program of one paper: its arms in order, and the settings, data and nets that they use.
 
     `config(base, protocol)` gives the settings of an arm, `load(protocol)` the data set (with `name`, `digest`,
-    `train`, `test` and `held_out(count)`), `build(config)` a net. `candidates` are the settings that were tried on
-    training data held out, by arm; `held_out` says how many examples. `train_cohort` trains several runs of one seed
-    on the same batches and gives what `Arm.train` would give for each.
+    `train`, `test` and `held_out(count)`), `build(config)` a net. `candidates` are the settings that were tried without
+    the test set, by arm, on `held_out` examples: the last training examples, or of a text the first validation pairs.
+    `train_cohort` trains several runs of one seed on the same batches and gives what `Arm.train` would give for each.
     """
 
     name: str
@@ -91,6 +94,19 @@ def taught_by(runs: Sequence[Run]) -> nn.Module | None:
     (_,) = {key for run in learners for key in run.arm.needs(run.seed)}
     (net,) = learners[0].teachers()
     return net
+
+
+def ensemble(run: Run) -> Result:
+    """Average the probabilities of the nets that a run needs; nothing is trained."""
+    members = FrozenTeacher(run.teachers())
+    run.config["train_size"] = len(run.data.train)
+    parameters = sum(parameter.numel() for member in members.modules for parameter in member.parameters())
+    return Result(run.measure(members, run.data.train), parameters=parameters)
+
+
+def linear_to_zero(steps: int) -> Callable[[Optimizer], LRScheduler]:
+    """Return what makes the schedule "linear to 0": from the learning rate at the first step to 0 after `steps`."""
+    return lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / steps)
 
 
 def candidates(recipe: Recipe) -> Recipe:

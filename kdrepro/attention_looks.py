@@ -30,7 +30,11 @@ def attention_maps(
 
 
 def mean_distance(maps: Tensor, others: Tensor) -> float:
-    """The mean over the pictures of ‖Q_S − Q_T‖."""
+    """The mean over the pictures of ‖Q_S − Q_T‖; both (N, H, W), or `ValueError`, as nothing is broadcast."""
+    if maps.shape != others.shape:
+        raise ValueError(
+            f"others: got shape {tuple(others.shape)}, expected that of maps, {tuple(maps.shape)}"
+        )
     return float((maps - others).flatten(1).norm(dim=1).mean())
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
@@ -16,17 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdrepro import files
+
 
 def _replace(file: Path, write: Callable[[Path], None]) -> None:
-    """Write beside `file` and move into place: whatever happens in between, the last good one stays."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Not by the number of the process, which may be the same in two containers on one folder.
-    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
+    """Have `file` written whole or not at all; what keeps it from being written is an `OSError` that names it."""
     try:
-        write(beside)
-        with beside.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        beside.replace(file)
+        with files.whole(file) as beside:
+            write(beside)
     except OSError as error:
         raise OSError(
             error.errno, f"{file}: could not be written ({error}); what was there before is untouched"
@@ -36,13 +30,13 @@ def _replace(file: Path, write: Callable[[Path], None]) -> None:
         raise OSError(
             f"{file}: could not be written ({error}); what was there before is untouched"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def save_state(state: Mapping[str, Any], file: Path) -> None:
-    """Write a training state (tensors, numbers, strings, lists and dicts of them) to `file`, atomically."""
+    """Write a training state (tensors, numbers, strings, lists and dicts of them) to `file`, atomically.
+
+    Raises `OSError` naming the file when it cannot be written; what was there before stays.
+    """
     own = _without_numpy(dict(state))
     _replace(file, lambda beside: torch.save(own, beside))
 
@@ -80,12 +74,15 @@ def load_state(file: Path) -> dict[str, Any]:
 
 
 def save_weights(module: nn.Module, file: Path, *, metadata: Mapping[str, str]) -> None:
-    """Write a module's `state_dict` to a safetensors file, atomically, with `metadata` beside it."""
+    """Write a module's `state_dict` to a safetensors file, atomically, with `metadata` beside it.
+
+    Raises `OSError` as `save_state`.
+    """
     save_tensors(module.state_dict(), file, metadata=metadata)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, metadata: Mapping[str, str]) -> None:
-    """Write named tensors to a safetensors file, atomically."""
+    """Write named tensors to a safetensors file, atomically. Raises `OSError` as `save_state`."""
     own: dict[str, Tensor] = {}
     there: set[int] = set()
     for name, value in tensors.items():
@@ -122,7 +119,10 @@ def load_weights(module: nn.Module, file: Path) -> None:
 
 
 def metadata_of(file: Path) -> dict[str, str]:
-    """Return what `save_tensors` wrote beside the tensors; nothing where there is no such file."""
+    """Return what `save_tensors` wrote beside the tensors; nothing where there is no such file.
+
+    Raises `ValueError` naming the file when it is truncated.
+    """
     if not file.exists():
         return {}
     try:

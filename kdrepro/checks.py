@@ -109,10 +109,13 @@ def classes_in_the_middle(targets: Sequence[int], logits: Sequence[int]) -> str:
     return "; where the classes are in dimension 1, move them to the end: logits.movedim(1, -1)"
 
 
-def class_targets(
+def integer_targets(
     targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
 ) -> Tensor:
-    """Return `targets`, or raise unless they are integer class numbers in [0, classes) of shape `leading`."""
+    """Return `targets`, or raise unless they are integers of shape `leading`; no value is looked at.
+
+    That makes it free on every device, where `class_targets` waits for the values. `classes` is for the message.
+    """
     if not isinstance(targets, Tensor):
         raise TypeError(f"targets: got {type(targets).__name__}, expected a tensor of class numbers")
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
@@ -122,6 +125,14 @@ def class_targets(
             f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector"
             f"{classes_in_the_middle(targets.shape, (*leading, classes))}"
         )
+    return targets
+
+
+def class_targets(
+    targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
+) -> Tensor:
+    """Return `targets`, or raise unless they are integer class numbers in [0, classes) of shape `leading`."""
+    targets = integer_targets(targets, classes=classes, leading=leading)
     if targets.numel():
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= classes:

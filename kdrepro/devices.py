@@ -98,7 +98,11 @@ def precision_for(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context in which the nets, not the losses, are computed."""
+    """Return the context in which the nets, not the losses, are computed, in `fp32` or `bf16`.
+
+    Raises `ValueError` for another precision: what `auto` means on a device, `precision_for` says.
+    """
+    checks.choice("precision", precision, ("fp32", "bf16"))
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,18 +100,17 @@ def in_axes(logits: Tensor) -> Iterator[Finding]:
 def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
     """Targets and mask that do not go with the student's logits."""
     targets, mask, leading, classes = batch.targets, batch.mask, logits.shape[:-1], logits.shape[-1]
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dtype == torch.bool:
-        kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        message = f"targets: got {kind}, expected integer class numbers (torch.int64)"
-        yield error("targets_type", message, "Use targets.long(), or .argmax(-1) where they are one-hot.")
-    elif targets.shape != leading:
-        yield error(
-            "targets_shape",
-            f"targets: got shape {tuple(targets.shape)}, expected {tuple(leading)}, one per logit vector"
-            f"{checks.classes_in_the_middle(targets.shape, logits.shape)}",
-            "Give one class number per position; one-hot targets become numbers by .argmax(-1).",
-        )
-    elif mask is not None and (getattr(mask, "dtype", None) != torch.bool or mask.shape != leading):
+    try:
+        checks.integer_targets(targets, classes=classes, leading=leading)
+    except TypeError as problem:
+        advice = "Use targets.long(), or .argmax(-1) where they are one-hot."
+        yield error("targets_type", str(problem), advice)
+        return
+    except ValueError as problem:
+        advice = "Give one class number per position; one-hot targets become numbers by .argmax(-1)."
+        yield error("targets_shape", str(problem), advice)
+        return
+    if mask is not None and (getattr(mask, "dtype", None) != torch.bool or mask.shape != leading):
         got = (
             f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         )
@@ -188,13 +188,12 @@ def in_accuracy(batch: Batch, teacher_logits: Tensor) -> Iterator[Finding]:
         )
 
 
-def _at_least(count: int, rate: float) -> Tensor:
+def _at_least(count: int, rate: float) -> np.ndarray:
     """Probability of at least 0, 1, ..., `count` + 1 of `count` when each has probability `rate`."""
-    number = torch.arange(count + 1, dtype=torch.float64)
-    total = torch.tensor(count, dtype=torch.float64)
-    ways = torch.lgamma(total + 1) - torch.lgamma(number + 1) - torch.lgamma(total - number + 1)
-    exactly = (ways + number * math.log(rate) + (total - number) * math.log1p(-rate)).exp()
-    return torch.cat([exactly.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
+    # Here, as few calls of `check` come this far, and scipy would be loaded for all.
+    from scipy.special import bdtrc
+
+    return np.asarray(bdtrc(np.arange(-1, count + 1), count, rate))
 
 
 def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch: Batch) -> Iterator[Finding]:

@@ -31,7 +31,8 @@ from kdrepro.types import Batch, Outputs, TrainingData
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
 _LOOK_EVERY = 50
 
-Teacher = nn.Module | FrozenTeacher | CachedTeacher | CachedTranslator
+_Asked = FrozenTeacher | CachedTeacher | CachedTranslator
+Teacher = nn.Module | _Asked
 
 
 @torch.no_grad()
@@ -301,7 +302,7 @@ def _epoch(
 
 
 def _teacher_outputs(
-    teacher: Teacher | None, members: Sequence[Member], precision: str, device: torch.device
+    teacher: _Asked | None, members: Sequence[Member], precision: str, device: torch.device
 ) -> Ask | None:
     if teacher is None:
         return None
@@ -315,7 +316,7 @@ def _teacher_outputs(
                 "at it"
             )
         return teacher.to(device).look_up
-    frozen = (teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)).to(device)
+    frozen = teacher.to(device)
     several = len(frozen.modules) > 1
     if several and len(temperatures := _temperatures(members)) > 1:
         raise ValueError(
@@ -341,10 +342,8 @@ def _temperatures(members: Sequence[Member]) -> set[float]:
     return {temperature_of(member.objective) for member in members}
 
 
-def _name(teacher: Teacher | None) -> str:
+def _name(teacher: _Asked | None) -> str:
     """Return the digest of a teacher's weights, for the checkpoints of those that learn from it."""
-    if teacher is None:
-        return "none"
-    if isinstance(teacher, CachedTeacher | CachedTranslator):
-        return teacher.teacher
-    return digests.of_modules(*(teacher.modules if isinstance(teacher, FrozenTeacher) else (teacher,)))
+    if isinstance(teacher, FrozenTeacher):
+        return digests.of_modules(*teacher.modules)
+    return "none" if teacher is None else teacher.teacher

@@ -21,6 +21,7 @@ from kdrepro.engine import outputs
 from kdrepro.losses.features import hint_loss
 from kdrepro.methods.fitnets import FitNetKD, HintStage, regressor
 from kdrepro.models import maxout
+from kdrepro.models.mlp import max_norm_
 from kdrepro.resume import History
 from kdrepro.run import Run
 from kdrepro.taps import Taps
@@ -172,9 +173,9 @@ class FitNetTraining:
 
         def constrain(_: nn.Module) -> None:
             for layer, limit in zip(layers, settings["max_norm"], strict=True):
-                maxout.kernel_norm_(layer, limit=limit)
+                max_norm_(layer, limit=limit)
             if also is not None:
-                maxout.kernel_norm_(also, limit=settings["regressor_norm"])
+                max_norm_(also, limit=settings["regressor_norm"])
 
         return self.run.fit(
             self.student if student is None else student,

@@ -39,6 +39,8 @@ def student_t(degrees: int) -> float:
 def mean_interval(values: Sequence[float]) -> Interval:
     """The mean and its Student t interval, as `scipy.stats.ttest_1samp` gives it; infinite for one value.
 
+    Raises `ValueError` for no values.
+
     >>> interval = mean_interval([1.0, 2.0, 3.0])
     >>> [round(bound, 2) for bound in interval]
     [2.0, -0.48, 4.48]
@@ -60,6 +62,8 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     All ratios r are inside for which the mean of (numerator - r denominator) does not differ from zero by the
     paired t test. When the mean denominator itself does not differ from zero, no ratio can be excluded and
     the bounds are infinite.
+
+    Raises `ValueError` for none of either, or not as many of one as of the other.
     """
     if len(numerators) != len(denominators) or not numerators:
         raise ValueError(

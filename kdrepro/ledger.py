@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
+from kdrepro import files
 from kdrepro.row import PROTOCOLS, SCHEMA, SPLITS, Row, run_id, wrong
 
 __all__ = [
@@ -104,36 +104,12 @@ class Ledger:
         file = self.folders[0] / _place(row)
         if file.exists() and not replace:
             raise FileExistsError(f"{file}: the row of {row.run} exists; replace=True would overwrite it")
-        file.parent.mkdir(parents=True, exist_ok=True)
         content = {key: value for key, value in asdict(row).items() if value or key not in _LATER}
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".row-", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            # mkstemp gives 0600; a row is as public as the sources beside it.
-            temporary.chmod(0o644)
-            self._settle(temporary, file, replace=replace)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(file.parent)
+        with files.whole(file, over=replace) as beside:
+            beside.write_text(text + "\n", encoding="utf-8", newline="\n")
+        files.sync_folder(file.parent)
         return file
-
-    @staticmethod
-    def _settle(temporary: Path, file: Path, *, replace: bool) -> None:
-        if not replace:
-            # A link fails when the name is taken, also by a faster process; os.replace would overwrite.
-            try:
-                os.link(temporary, file)
-            except FileExistsError:
-                raise FileExistsError(f"{file}: another process has just written this row") from None
-            except OSError:  # a file system without links
-                os.replace(temporary, file)
-        else:
-            os.replace(temporary, file)
 
     def _scan(self, recipe: str = "*") -> Iterator[tuple[Path, Row | Problem]]:
         for folder in self.folders:
@@ -203,16 +179,6 @@ class Ledger:
     def problems(self) -> list[Problem]:
         """The files that look like rows and are none, with the reason; they do not disturb the others."""
         return [entry for _, entry in self._scan() if isinstance(entry, Problem)]
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without this a power cut can forget the new name; some systems cannot open a folder, and do without.
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def recorded() -> Ledger:

@@ -74,7 +74,7 @@ def _family(run: str) -> str:
 
 
 def _taught_by(students: Sequence[Reading], teachers: Sequence[Reading]) -> bool:
-    """Whether each student had one teacher, and that was a run of these arms."""
+    """Whether any student had one teacher alone, and that was a run of these arms."""
     families = {_family(run) for each in teachers for run in each.runs}
     return any(
         _family(run) in families for each in students if len(each.teachers) == 1 for run in each.teachers

@@ -31,7 +31,8 @@ from kdrepro.run import Run, origin_of
 class Runner:
     """Trains runs of one recipe at one protocol and writes their rows into `ledger`.
 
-    `split="select"` trains without the last `recipe.held_out` training examples and measures on them.
+    `split="select"` leaves the test set alone and measures on `recipe.held_out` other examples: the last training
+    examples, which are not trained on then, or of a text the first validation pairs.
     `work` (default: `user_folder()`) holds weights and checkpoints. Names are checked before anything is loaded.
     `precision="auto"` is what an arm's settings say, and where they say nothing bf16 on a processor that has it. With
     `recording` nothing is trained under a net that came out otherwise than its row says.
@@ -180,9 +181,9 @@ class Runner:
             ]
             if others:
                 made.setdefault("; ".join(others), []).append(row.run)
-        for others, runs in made.items():
+        for how, runs in made.items():
             warnings.warn(
-                f"{', '.join(runs)}: recorded with other settings than the recipe has ({others}); delete "
+                f"{', '.join(runs)}: recorded with other settings than the recipe has ({how}); delete "
                 f"{'the row' if len(runs) == 1 else 'these rows'} to train anew",
                 RuntimeWarning,
                 stacklevel=3,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from kdrepro.claims import Claim, Paper, paper, papers
+from kdrepro.claims import Claim, paper, papers
 from kdrepro.exhibits.render import Html, show, typeset
 from kdrepro.exhibits.run_tables import (
     correction_table,
@@ -20,7 +19,7 @@ from kdrepro.exhibits.run_tables import (
     setting,
     stamp,
 )
-from kdrepro.judgement import UNJUDGED, VERDICTS, Judgement, number, unfinished
+from kdrepro.judgement import UNJUDGED, Judgement, number, unfinished
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import rows_shown
 from kdrepro.verdicts import judge_paper
@@ -31,7 +30,6 @@ __all__ = [
     "correction_table",
     "cost_table",
     "cost_words",
-    "dashboard",
     "deviations_table",
     "headline",
     "paired_table",
@@ -125,23 +123,6 @@ def show_claims(claims: pd.DataFrame, *names: str, caption: str, because: bool =
     return show(shown, caption)
 
 
-def _dashboard_row(found: Paper, judgements: Sequence[Judgement]) -> dict[str, str]:
-    own = Counter(each.verdict for each in judgements if not each.claim.ours)
-    extra = Counter(each.verdict for each in judgements if each.claim.ours)
-    planned = found.status == "planned"
-    counts = {verdict: "–" if planned else str(own[verdict]) for verdict in VERDICTS}
-    told = [f"{extra[verdict]} {verdict}" for verdict in VERDICTS if extra[verdict]]
-    ours = "–" if planned or not told else ", ".join(told)
-    runs = {run for each in judgements for run in each.runs}
-    status = unfinished(judgements) if planned else f"{len(runs)} runs judged"
-    return {"Paper": found.cited_as, "Title": found.title, **counts, "Our own claims": ours, "Status": status}
-
-
-def dashboard(ledger: Ledger) -> pd.DataFrame:
-    """One row for each paper with its number of claims by verdict; of one that is planned it says how far it is."""
-    return pd.DataFrame([_dashboard_row(each, judge_paper(each.key, ledger)) for each in papers()])
-
-
 def _filled(text: str, rows: Sequence[Row]) -> str:
     """The text with `{arm.key}` replaced by what the configuration of that arm's rows says."""
 
@@ -169,7 +150,6 @@ def deviations_table(key: str, ledger: Ledger) -> pd.DataFrame:
     return pd.DataFrame(records, columns=("Topic", "Paper", "Code", "We do"))
 
 
-# What the README lists in one line, without a place in its table.
 def readme_table(ledger: Ledger) -> str:
     """The verdicts in Markdown: a line for each claim that was judged, then those that were not, and papers to come."""
     parts = []

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from kdrepro.types import Outputs, as_outputs
 
-# The names under which the usual wrappers hold the network: DataParallel and its kin, torch.compile, FSDP, and the
-# wrapper for activation checkpoints.
-# The packages whose wrappers are looked through, and what they call what they wrap.
+# The packages whose wrappers are looked through, and what they call what they wrap: DataParallel and its kin,
+# torch.compile, FSDP, and the wrapper for activation checkpoints.
 _WRAP = frozenset({"torch", "kdrepro", "deepspeed", "fairscale", "apex"})
 _WRAPPED = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdrepro import devices, text_metrics
-from kdrepro.arms import Result
+from kdrepro.arms import Result, linear_to_zero
 from kdrepro.caching import CachedTranslator, cache_teacher
 from kdrepro.data.parallel import EncodedText, write_lines
 from kdrepro.data.text import SentenceBatches
@@ -172,7 +171,6 @@ class TranslatorTraining:
     ) -> History:
         settings = self.settings
         batches = SentenceBatches(*pairs, batch_size=settings["batch_size"], seed=self.run.seed)
-        steps = epochs * len(batches)
         return self.run.fit(
             self.net,
             objective,
@@ -180,7 +178,7 @@ class TranslatorTraining:
             teacher=self._taught(batches) if isinstance(objective, WordLevelKD) else None,
             epochs=epochs,
             optimizer=_optimizer(settings["learning_rate"] * rate),
-            schedule=_schedule(steps),
+            schedule=linear_to_zero(epochs * len(batches)),
             gradient_clip=settings["gradient_clip"],
             part=part,
             cuda_graphs=True,
@@ -213,7 +211,3 @@ class TranslatorTraining:
 
 def _optimizer(rate: float) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
     return lambda parameters: Adam(parameters, lr=rate, fused=True)
-
-
-def _schedule(steps: int) -> Callable[[Optimizer], LRScheduler]:
-    return lambda optimizer: LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))

@@ -1,4 +1,4 @@
-"""A student and a teacher with features to try attention transfer on, and what is asked of all of its terms."""
+"""A student and a teacher with features to try attention transfer on, and parts of what they say."""
 
 import torch
 from torch import Tensor
@@ -20,10 +20,6 @@ def case(samples: int = 6, dtype: torch.dtype = torch.float64) -> tuple[Outputs,
 
 def renamed(outputs: Outputs, **names: str) -> Outputs:
     return Outputs(outputs.logits, {names[name]: value for name, value in outputs.features.items()})
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
 
 
 def every_tensor(outputs: Outputs) -> list[Tensor]:

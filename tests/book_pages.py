@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from project_files import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = [f"notebooks/{file.stem}.html" for file in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 PAGES = [f"book/{file.stem}.html" for file in sorted((ROOT / "book").glob("*.md"))] + CHAPTERS

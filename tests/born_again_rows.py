@@ -9,7 +9,6 @@ from recorded_rows import make_row
 from kdrepro.ledger import Row
 
 PROTOCOLS = {"": "reduced", "mnist_": "paper", "few_": "paper"}
-_ARMS = ("teacher", "ban1", "ban2", "ban3", "ban4", "ban5", "again", "ban_l", "cwtm", "dkpp", "smoothing")
 _COHORT = ("ban1", "again", "ban_l", "cwtm", "dkpp", "smoothing")
 # Errors of 1,000, by the end of an arm's name.
 LEVELS = {
@@ -76,3 +75,8 @@ def born_again_rows(
         for seed in range(seeds)
         if level
     ]
+
+
+def all_born_again_rows() -> list[Row]:
+    """All families, that on pictures with three seeds."""
+    return [*born_again_rows("few_"), *born_again_rows("mnist_"), *born_again_rows("", seeds=3)]

@@ -1,12 +1,8 @@
-"""The recipe of born-again networks at its smallest: its runner, its settings, and its arms on few digits."""
+"""The recipe of born-again networks at its smallest: its settings, and its arms on few digits."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from kdrepro.ledger import Ledger
 from kdrepro.recipes.born_again import ARMS, RECIPE, config
-from kdrepro.runs import Runner
 
 FEW = [name for name in ARMS if name.startswith("few_")]
 GENERATIONS = ["few_teacher", *(f"few_ban{generation}" for generation in range(1, 6))]
@@ -14,11 +10,6 @@ FIRST = ["few_ban1", "few_again", "few_ban_l", "few_cwtm", "few_dkpp", "few_smoo
 ENSEMBLES = {"few_ens2": GENERATIONS[1:3], "few_ens3": GENERATIONS[1:4]}
 # What a run finds out, beside its settings.
 FOUND = {"train_size", "epochs_run", "precision", "cohort"}
-
-
-def runner(folder: Path, recipe=RECIPE, **changes) -> Runner:
-    arguments = {"protocol": "smoke", "ledger": Ledger(folder), "work": folder, "device": "cpu"}
-    return Runner(recipe, **(arguments | {"progress": False, "precision": "fp32"} | changes))
 
 
 def settings(name: str, protocol: str = "paper") -> dict[str, object]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
+from small_pictures import IMAGES, TARGETS
 from torch import nn
 
 from kdrepro import Batches, Taps, cache_teacher
 from kdrepro.caching import CachedTeacher
 from kdrepro.teacher import FrozenTeacher
 
-IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
 SETTINGS = {"device": "cpu", "precision": "fp32"}
 
 

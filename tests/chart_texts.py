@@ -7,15 +7,19 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 
+def written(axes: Axes) -> list[str]:
+    """What stands between its axes and in its legend."""
+    legend = axes.get_legend()
+    return [text.get_text() for text in (*axes.texts, *(legend.get_texts() if legend else ()))]
+
+
 def texts(chart: Figure) -> list[str]:
     """Everything that is written on it, legends included."""
     found = []
     for axes in chart.axes:
-        found += [text.get_text() for text in axes.texts]
+        found += written(axes)
         found += [axes.get_title(), axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
         found += [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-        if axes.get_legend():
-            found += [text.get_text() for text in axes.get_legend().get_texts()]
     found += [text.get_text() for legend in chart.legends for text in legend.get_texts()]
     return [text for text in found if text]
 

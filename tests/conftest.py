@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from project_files import ROOT
 
 if TYPE_CHECKING:
     from kdrepro.ledger import Ledger
-
-ROOT = Path(__file__).resolve().parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores: with a thread pool each they would only wait for one another.

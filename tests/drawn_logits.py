@@ -22,8 +22,3 @@ def random_pair(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) 
     student = torch.randn(shape, generator=random, dtype=torch.float64)
     teacher = torch.randn(shape, generator=random, dtype=torch.float64)
     return (3 * student).to(dtype), (3 * teacher).to(dtype)
-
-
-def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (result,) = torch.autograd.grad(loss, of)
-    return result

@@ -33,9 +33,5 @@ def soft_targets(**changes) -> FitNetKD:
     return FitNetKD(**(settings | changes))
 
 
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
-
-
 def gradients(loss: Tensor, *of: Tensor) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True)

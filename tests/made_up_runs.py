@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import smoke_runs
 import torch
 from small_networks import batch, network
 
 from kdrepro import Batches, Supervised
 from kdrepro.arms import Arm, Recipe, Result
 from kdrepro.data.examples import DataSet, Examples
-from kdrepro.ledger import Ledger
 from kdrepro.run import Run
 from kdrepro.runs import Runner
 
@@ -57,14 +58,6 @@ RECIPE = Recipe(
 )
 
 
-def make_runner(folder: Path) -> Runner:
+def make_runner(folder: Path, recipe: Recipe = RECIPE, **changes: Any) -> Runner:
     SEEN.clear()
-    return Runner(
-        RECIPE,
-        protocol="quick",
-        ledger=Ledger(folder),
-        work=folder,
-        device="cpu",
-        precision="fp32",
-        progress=False,
-    )
+    return smoke_runs.runner(folder, recipe, protocol="quick", **changes)

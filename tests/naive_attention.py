@@ -48,11 +48,6 @@ def feature_pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return draw(features(height=height, width=width)), draw(features(height=height, width=width))
 
 
-def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (result,) = torch.autograd.grad(loss, of)
-    return result
-
-
 # Oracles: one position at a time, in Python's own numbers.
 
 

@@ -1,7 +1,8 @@
 """A small training with everything that has a state, which can be stopped at any step."""
 
 import torch
-from small_networks import network
+from small_pictures import IMAGES, TARGETS, images_net
+from stopped_trainings import Stopped, stops_at
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -9,13 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from kdrepro import Batches, HintonKD, fit
 from kdrepro.data.batches import Jitter
 
-IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
 EPOCHS, STEPS = 4, 4
-
-
-class Killed(Exception):
-    """Ends a run in the middle."""
 
 
 class WithOwnWeights(nn.Module):
@@ -31,23 +26,13 @@ class WithOwnWeights(nn.Module):
         return terms | {"scale": (self.scale * student.logits).square().mean() * 0.01}
 
 
-def images_net(seed: int) -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), network(seed, inputs=36))
-
-
 def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool = False, **changes):
     """Everything that has a state: dropout, BatchNorm, jitter, momentum, a schedule, validation, learnt weights."""
-    student, objective, steps = changes.pop("student", images_net(1)), WithOwnWeights(), 0
-
-    def after_step(net: nn.Module) -> None:
-        nonlocal steps
-        if steps == kill_at:
-            raise Killed
-        steps += 1
+    student, objective = changes.pop("student", images_net(1)), WithOwnWeights()
 
     def validate(net: nn.Module) -> float:
         if validate_fails:
-            raise Killed
+            raise Stopped
         # The best epoch is the second, and lies before most of the moments at which a run is stopped.
         return abs(net[1][4].bias.sum().item() + 0.4317)
 
@@ -66,7 +51,7 @@ def train(checkpoint=None, *, kill_at: int | None = None, validate_fails: bool =
         "schedule": lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / (EPOCHS * STEPS)),
         "epochs": EPOCHS,
         "validate": validate,
-        "after_step": after_step,
+        "after_step": stops_at(kill_at),
         "device": "cpu",
         "precision": "fp32",
         "checkpoint_seconds": 0.0,

@@ -1,13 +1,9 @@
-"""The recipe of sequence-level distillation at its smallest: its runner, and its arms on spelling."""
+"""The recipe of sequence-level distillation at its smallest: its arms on spelling, and what a claim is judged by."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from kdrepro.claims import Claim, Side
-from kdrepro.ledger import Ledger
 from kdrepro.recipes.sequence_kd import RECIPE
-from kdrepro.runs import Runner
 
 CMU = {name.removeprefix("cmu_") for name in RECIPE.arms if name.startswith("cmu_")}
 UNTAUGHT = {"teacher", "student_alone", "student_longer", "teacher_longer"}
@@ -22,18 +18,6 @@ FOUND = {
     "translations_5",
     "teacher_cached",
 }
-
-
-def runner(folder: Path, recipe=RECIPE, *, work: Path | None = None) -> Runner:
-    return Runner(
-        recipe,
-        protocol="smoke",
-        ledger=Ledger(folder),
-        work=work or folder,
-        device="cpu",
-        precision="fp32",
-        progress=False,
-    )
 
 
 def metrics_read(claim: Claim) -> set[str]:

@@ -14,7 +14,6 @@ import yaml
 
 from kdrepro.book import notebooks
 
-ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'protocol = "quick"\nseeds: int = 3\ndevice = "auto"'
 Cell = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from small_networks import network
+from small_pictures import IMAGES, TARGETS, images_net
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import SGD, AdamW
@@ -15,8 +15,6 @@ from kdrepro.engine import fit_cohort
 from kdrepro.members import Member
 from kdrepro.resume import History
 
-IMAGES = torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
 EPOCHS, STEPS = 4, 4
 SETTINGS = {"epochs": EPOCHS, "device": "cpu", "precision": "fp32", "checkpoint_seconds": 0.0}
 
@@ -32,11 +30,6 @@ def batches(**changes) -> Batches:
             **changes,
         }
     )
-
-
-def images_net(seed: int, width: int = 8) -> nn.Sequential:
-    """With BatchNorm and dropout."""
-    return nn.Sequential(nn.Flatten(), network(seed, inputs=36, width=width))
 
 
 def sgd(parameters) -> SGD:

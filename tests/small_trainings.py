@@ -2,16 +2,15 @@
 
 import torch
 from small_networks import batch, network
+from small_objectives import OBJECTIVE
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from kdrepro import Batches, HintonKD, Supervised, fit
+from kdrepro import Batches, Supervised, fit
 from kdrepro.data.text import SentenceBatches
 from kdrepro.models.seq2seq import LSTMSeq2Seq
-
-OBJECTIVE = HintonKD(temperature=4.0, soft_weight=0.9)
 
 
 def batches(count: int = 50, **changes) -> Batches:

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from cached_teachers import IMAGES, SETTINGS, TARGETS, batches, cached, net, tapped
+from cached_teachers import SETTINGS, batches, cached, net, tapped
+from small_pictures import IMAGES, TARGETS
 from torch import Tensor
 
 from kdrepro import AttentionTransfer, HintonKD, cache_teacher, fit

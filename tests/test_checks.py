@@ -64,3 +64,12 @@ def test_class_targets_come_back_as_they_are():
     assert checks.class_targets(targets, classes=5, leading=(3,)) is targets
     empty = torch.tensor([], dtype=torch.int64)
     assert checks.class_targets(empty, classes=5) is empty
+
+
+def test_the_kind_of_class_targets_is_looked_at_without_their_values():
+    targets = torch.tensor([0, 9, -100])
+    assert checks.integer_targets(targets, classes=5, leading=(3,)) is targets
+    with pytest.raises(
+        ValueError, match="targets: got values from -100 to 9, expected class numbers from 0 to 4"
+    ):
+        checks.class_targets(targets, classes=5, leading=(3,))

@@ -113,6 +113,21 @@ def test_a_claims_file_is_read(tmp_path):
         (HEAD + A_VALUE.replace("0.5", "-1"), "short.toml: claim C1: tolerance: got -1"),
         (HEAD + A_VALUE.replace("0.5", '"0.5"'), "short.toml: claim C1: tolerance: got '0.5'"),
         (HEAD + A_VALUE.replace("value = 1", "value = nan"), "short.toml: claim C1: value: got nan"),
+        (
+            HEAD + A_VALUE.replace("value = 1", "value = -inf"),
+            "short.toml: claim C1: value: got -inf, expected a finite number",
+        ),
+        (
+            HEAD + A_VALUE.replace("0.5", "inf"),
+            "short.toml: claim C1: tolerance: got inf, expected a finite number",
+        ),
+        *(
+            (
+                HEAD + A_VALUE.replace('lower = "a"', f"lower = {number}"),
+                f"short.toml: claim C1: direction: lower: got {number}, expected an arm, ",
+            )
+            for number in ("nan", "inf", "-inf")
+        ),
         (HEAD + A_VALUE.replace("seeds = 3", "seeds = 1"), "short.toml: claim C1: seeds: got 1"),
         (HEAD + A_VALUE.replace("seeds = 3", ""), "short.toml: claim C1: seeds: missing"),
         (HEAD + A_VALUE.replace('arm = "a"', ""), "short.toml: claim C1: arm: missing"),

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from project_files import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

@@ -132,6 +132,12 @@ def test_an_unknown_precision_is_refused_with_the_right_names():
         devices.precision_for("fp16", torch.device("cpu"))
 
 
+@pytest.mark.parametrize("precision", ["auto", "fp16", "BF16"])
+def test_there_is_no_context_for_what_is_no_precision(precision):
+    with pytest.raises(ValueError, match=f"precision: got '{precision}', expected one of fp32, bf16"):
+        devices.autocast(precision, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_context_computes_nets_in_the_precision(precision, dtype):
     with devices.autocast(precision, torch.device("cpu")):

@@ -35,7 +35,13 @@ def test_inputs_that_are_not_finite():
     [
         (TARGETS.float(), None, "targets_type", "got torch.float32, expected integer class numbers"),
         (nn.functional.one_hot(TARGETS, 5).bool(), None, "targets_type", "got torch.bool"),
-        (TARGETS.tolist(), None, "targets_type", "got list"),
+        (
+            TARGETS.to(torch.complex64),
+            None,
+            "targets_type",
+            "got torch.complex64, expected integer class numbers",
+        ),
+        (TARGETS.tolist(), None, "targets_type", "got list, expected a tensor of class numbers"),
         (TARGETS[:-1], None, "targets_shape", "got shape (63,), expected (64,)"),
         (nn.functional.one_hot(TARGETS, 5), None, "targets_shape", "got shape (64, 5), expected (64,)"),
         (

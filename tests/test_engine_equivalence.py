@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 from small_networks import batch, network, snapshot
+from small_objectives import OBJECTIVE
 from small_trainings import (
-    OBJECTIVE,
     batches,
     falling,
     hand_written,

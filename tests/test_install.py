@@ -11,11 +11,10 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+from project_files import ROOT
 
 from kdrepro.ledger import recorded
 from kdrepro.verdicts import papers
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def _run(*command: str | Path, folder: Path) -> str:

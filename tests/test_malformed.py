@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 import pytest
+import smoke_runs
 import torch
 from small_networks import network, snapshot
 from torch import Tensor, nn
@@ -101,19 +102,12 @@ def reported(book: ledger.Ledger) -> None:
 
 def runner(folder: Path, **changes: Any) -> runs.Runner:
     """A runner of the first recipe at its smallest, with rows and weights in `folder`."""
-    arguments = {
-        "protocol": "smoke",
-        "ledger": ledger.Ledger(folder),
-        "work": folder,
-        "progress": False,
-        **changes,
-    }
-    return runs.Runner(recipes.load("hinton_kd"), **arguments)
+    return smoke_runs.runner(folder, recipes.load("hinton_kd"), **changes)
 
 
 def train_with(folder: Path, name: str, **settings: Any) -> None:
     """Train an arm with some of its settings replaced; its teacher, if it needs one, has learnt nothing."""
-    its = runner(folder, device="cpu")
+    its = runner(folder)
     arm = its.recipe.arm(name)
     run = runs.Run(its, name, dataclasses.replace(arm, overrides=arm.overrides | settings), 0)
     object.__setattr__(run, "teachers", lambda: [its.recipe.build(its.recipe.config("teacher", "smoke"))])

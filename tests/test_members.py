@@ -13,7 +13,6 @@ from small_cohorts import (
     STEPS,
     alone,
     batches,
-    images_net,
     member,
     same,
     sgd,
@@ -21,6 +20,7 @@ from small_cohorts import (
     weights,
 )
 from small_networks import snapshot
+from small_pictures import images_net
 from torch import Tensor, nn
 
 from kdrepro import AttentionTransfer, HintonKD, Outputs, Supervised

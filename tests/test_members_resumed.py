@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_cohorts import EPOCHS, NAMES, STEPS, member, same, together
+from stopped_trainings import Stopped, stops_at
 from torch import nn
 
 from kdrepro import Supervised
 from kdrepro.members import Member
 from kdrepro.resume import History
-
-
-class Killed(Exception):
-    """Ends a run in the middle."""
 
 
 def with_files(folder: Path, **changes) -> list[Member]:
@@ -37,20 +33,10 @@ def ends_the_same(folder: Path, undisturbed: tuple[list[Member], list[History]])
     return histories
 
 
-def stops_at(step: int) -> Callable[[nn.Module], None]:
-    steps = iter(range(1000))
-
-    def after_step(net: nn.Module) -> None:
-        if next(steps) == step:
-            raise Killed
-
-    return after_step
-
-
 @pytest.mark.parametrize("who", ["labels", "own weights"])
 @pytest.mark.parametrize("moment", [0, 3, 4, 9, 15])
 def test_a_cohort_stopped_at_any_step_ends_with_the_same_numbers(who, moment, tmp_path, undisturbed):
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         together(with_files(tmp_path, **{who: {"after_step": stops_at(moment)}}))
     assert len(list(tmp_path.iterdir())) == (len(NAMES) if moment >= STEPS else 0)
     ends_the_same(tmp_path, undisturbed)
@@ -61,7 +47,7 @@ def test_members_that_were_saved_an_epoch_ahead_wait_for_the_others(ahead, tmp_p
     """A kill between two of the checkpoints of one epoch leaves some of that epoch and some of the last."""
     for epochs, folder in ((2, tmp_path / "early"), (3, tmp_path / "late")):
         folder.mkdir()
-        with pytest.raises(Killed):
+        with pytest.raises(Stopped):
             together(with_files(folder, labels={"after_step": stops_at(epochs * STEPS)}))
     for name in ahead:
         shutil.copy(tmp_path / "late" / f"{name}.pt", tmp_path / "early")
@@ -70,10 +56,10 @@ def test_members_that_were_saved_an_epoch_ahead_wait_for_the_others(ahead, tmp_p
 
 def test_a_kill_while_the_checkpoints_of_an_epoch_are_written(tmp_path, undisturbed):
     def fails(net: nn.Module) -> float:
-        raise Killed
+        raise Stopped
 
     # The third member is validated after the first two are saved.
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         together(with_files(tmp_path, wide={"validate": fails}))
     assert sorted(file.stem for file in tmp_path.iterdir()) == ["labels", "soft"]
     ends_the_same(tmp_path, undisturbed)
@@ -111,7 +97,7 @@ def test_objectives_are_told_of_every_epoch_also_after_a_resume(tmp_path):
         ]
 
     cohort = watched(after_step=stops_at(2 * STEPS + 1))
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         together(cohort)
     # With 0 before the checkpoint is looked at, whose signature names the settings that an objective begins with.
     assert [each.objective.told for each in cohort] == [[0, 0, 1, 2]] * 2

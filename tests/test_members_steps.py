@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from small_cohorts import alone as train_alone
-from small_cohorts import images_net, member, same, sgd, together
+from small_cohorts import member, same, sgd, together
 from small_networks import batch, network
+from small_pictures import images_net
 from small_trainings import batches, train, without_batch_norm
 from torch import nn
 from torch.nn.functional import cross_entropy

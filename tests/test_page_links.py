@@ -10,7 +10,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 import yaml
-from book_pages import CHAPTERS, PAGES, ROOT
+from book_pages import CHAPTERS, PAGES
+from project_files import ROOT
 
 # The chapters are executed for this: seconds of training each, and some seconds for the pages.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]

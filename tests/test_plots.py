@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from chart_texts import assert_readable, texts
+from chart_texts import assert_readable, texts, written
 from matplotlib.colors import to_rgb
 from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
@@ -122,31 +122,47 @@ def test_the_gap_shows_every_run_and_the_papers_figures(ledger):
     assert axes.get_title(loc="left").endswith("10 pairs of 5 teachers)")
 
 
+NO_CURVE = ["not run at protocol paper"] * 2
+NO_BAR = ["not run", "146", "not run", "74", "not run", "67", "the paper"]
+
+
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "forest", "curve", "gap"),
     [
-        [],
-        [make_row("teacher", 0, 66.0)],
-        [make_row("soft_targets_T20", 0, 80.0, teacher=teacher_run(0)), make_row("student_alone", 0, 140.0)],
-        [
-            make_row("units30_T3", 0, 500.0),
-            make_row("units300_alone", 0, 190.0),
-            make_row("units30_T3", 1, 500.0),
-        ],
+        ([], ["not run", "not run"], NO_CURVE, NO_BAR),
+        (
+            [make_row("teacher", 0, 66.0)],
+            ["not run", "not run"],
+            NO_CURVE,
+            ["not run", "146", "not run", "74", "66, n = 1", "67", "the paper", "one run"],
+        ),
+        (
+            [
+                make_row("soft_targets_T20", 0, 80.0, teacher=teacher_run(0)),
+                make_row("student_alone", 0, 140.0),
+            ],
+            ["−60, n = 1", "not run"],
+            NO_CURVE,
+            ["140, n = 1", "146", "80, n = 1", "74", "not run", "67", "one run", "the paper"],
+        ),
+        (
+            [make_row("units30_T3", seed, 500.0) for seed in range(2)]
+            + [make_row("units300_alone", 0, 190.0)],
+            ["not run", "not run"],
+            ["paper: all similar above 8", "labels alone", "paper: best from 2.5 to 4", "soft targets"],
+            NO_BAR,
+        ),
     ],
 )
-def test_figures_of_few_or_no_rows_say_so(tmp_path, rows):
+def test_figures_of_few_or_no_rows_say_so(rows, forest, curve, gap, tmp_path):
     ledger = write_ledger(tmp_path, rows) if rows else Ledger(tmp_path)
-    charts = [
-        plots.forest(ledger, "hinton_kd", COMPARED),
-        plots.temperature_curve(ledger),
-        plots.gap(ledger),
-        plots.learning_curves(ledger.rows(), "loss"),
-    ]
-    for chart in charts:
-        assert any(
-            word in text for text in texts(chart) for word in ("not run", "no rows", "n = ", "soft targets")
-        )
+    for chart, expected in (
+        (plots.forest(ledger, "hinton_kd", COMPARED), forest),
+        (plots.temperature_curve(ledger), curve),
+        (plots.gap(ledger), gap),
+        (plots.learning_curves(ledger.rows(), "loss"), ["no rows with a curve named loss"]),
+    ):
+        assert [text for axes in chart.axes for text in written(axes)] == expected
         assert chart._repr_png_()[:4] == b"\x89PNG"
 
 

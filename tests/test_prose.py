@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project_files import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "importing.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

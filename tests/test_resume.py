@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 from killed_runs import start
-from resumed_trainings import EPOCHS, STEPS, Killed, same, train
+from resumed_trainings import EPOCHS, STEPS, same, train
+from stopped_trainings import Stopped
 from torch import nn
 
 from kdrepro import devices, resume
@@ -27,7 +28,7 @@ def test_what_is_resumed_has_a_best_epoch_in_the_middle_and_everything_moves():
 @pytest.mark.parametrize("moment", range(EPOCHS * STEPS))
 def test_a_run_stopped_at_any_step_ends_with_the_same_numbers(moment, tmp_path):
     file = tmp_path / "state.pt"
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         train(file, kill_at=moment)
     assert file.exists() == (moment >= STEPS)
     torch.rand(moment)
@@ -38,7 +39,7 @@ def test_a_history_says_which_devices_a_run_was_trained_on(tmp_path, monkeypatch
     file = tmp_path / "state.pt"
     for device in ("cuda: made up", "cpu: made up"):
         monkeypatch.setattr(devices, "describe", lambda _, device=device: device)
-        with pytest.raises(Killed):
+        with pytest.raises(Stopped):
             train(file, kill_at=STEPS)
     _, history = train(file)
     assert history.devices == ["cuda: made up", "cpu: made up"]
@@ -46,7 +47,7 @@ def test_a_history_says_which_devices_a_run_was_trained_on(tmp_path, monkeypatch
 
 def test_the_seconds_of_a_run_count_what_it_took_before_it_was_killed(tmp_path):
     file = tmp_path / "state.pt"
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         train(file, kill_at=2 * STEPS)
     state = load_state(file)
     state["history"]["seconds"] = 100.0
@@ -83,16 +84,16 @@ def test_what_is_drawn_is_a_function_of_seed_and_epoch():
 def test_a_run_stopped_again_and_again_ends_with_the_same_numbers(tmp_path):
     file = tmp_path / "state.pt"
     for moment in (2, 5, 1, 6, 3, 0):
-        with pytest.raises(Killed):
+        with pytest.raises(Stopped):
             train(file, kill_at=moment)
     same(train(file), UNDISTURBED)
 
 
 def test_a_run_stopped_while_it_is_validated_ends_with_the_same_numbers(tmp_path):
     file = tmp_path / "state.pt"
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         train(file, kill_at=STEPS)
-    with pytest.raises(Killed):
+    with pytest.raises(Stopped):
         train(file, validate_fails=True)
     same(train(file), UNDISTURBED)
 

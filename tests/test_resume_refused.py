@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from resumed_trainings import IMAGES, TARGETS, images_net, train
+from resumed_trainings import train
+from small_pictures import IMAGES, TARGETS, images_net
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR, StepLR

@@ -12,7 +12,6 @@ from small_networks import network
 
 from kdrepro import run as module_of_runs
 from kdrepro.arms import Result, candidates
-from kdrepro.ledger import Ledger
 from kdrepro.run import Run
 from kdrepro.runs import Runner
 
@@ -134,26 +133,17 @@ def test_an_arm_trains_in_its_own_precision_unless_another_is_asked_for(
     recipe = dataclasses.replace(
         RECIPE, arms={"first": dataclasses.replace(RECIPE.arm("first"), overrides=own)}
     )
-    where = {"ledger": Ledger(tmp_path), "work": tmp_path, "device": "cpu", "progress": False}
     used: list[str] = []
     fit = module_of_runs.fit
     monkeypatch.setattr(
         module_of_runs, "fit", lambda *args, precision, **rest: used.append(precision) or fit(*args, **rest)
     )
-    (row,) = Runner(recipe, protocol="quick", precision=asked, **where).run([("first", 0)])
+    (row,) = make_runner(tmp_path, recipe, precision=asked).run([("first", 0)])
     assert (row.config["precision"], used) == (expected, [expected])
 
 
 def test_held_out_examples_take_the_place_of_the_test_set(tmp_path):
-    its = Runner(
-        RECIPE,
-        protocol="quick",
-        split="select",
-        ledger=Ledger(tmp_path),
-        work=tmp_path,
-        device="cpu",
-        progress=False,
-    )
+    its = make_runner(tmp_path, split="select")
     (row,) = its.run([("first", 0)])
     assert (row.run, row.split) == ("made_up.quick.first.s0.select", "select")
     assert (len(its.data(its.recipe.arm("first")).train), len(its.data(its.recipe.arm("first")).test)) == (
@@ -173,7 +163,7 @@ def test_candidates_are_arms_with_the_settings_laid_over():
 
 
 def test_progress_is_labelled_with_arm_and_seed(tmp_path, capsys):
-    its = Runner(RECIPE, protocol="quick", ledger=Ledger(tmp_path), work=tmp_path, device="cpu")
+    its = make_runner(tmp_path, progress=True)
     its.run([("first", 2)])
     assert capsys.readouterr().out.startswith("first seed 2: epoch 1/2 loss ")
 

@@ -103,10 +103,8 @@ def test_what_another_process_has_done_is_not_done_again_and_an_ensemble_has_no_
     assert SEEN == []
 
 
-def test_what_another_process_trains_is_left_for_later_and_not_done_again(runner):
-    elsewhere = Runner(
-        RECIPE, protocol="quick", ledger=runner.ledger, work=runner.work, device="cpu", precision="fp32"
-    )
+def test_what_another_process_trains_is_left_for_later_and_not_done_again(runner, tmp_path):
+    elsewhere = make_runner(tmp_path)
     begun, order = threading.Event(), []
 
     def slow(run: Run) -> Result:
@@ -158,8 +156,7 @@ def test_nobody_learns_from_a_net_that_was_trained_on_other_data(runner, tmp_pat
     other = dataclasses.replace(
         RECIPE, load=lambda protocol: dataclasses.replace(load(protocol), digest="sha256:11")
     )
-    options = {"protocol": "quick", "device": "cpu", "precision": "fp32", "progress": False}
-    later = Runner(other, ledger=Ledger(tmp_path), work=tmp_path, **options)
+    later = make_runner(tmp_path, other)
     with pytest.raises(
         ValueError,
         match=r"^made_up\.quick\.first\.s0: was trained on made_up with digest sha256:00, here it is ",

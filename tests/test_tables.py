@@ -12,7 +12,7 @@ from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
 
 from kdrepro import tables
-from kdrepro.verdicts import VERDICTS, judge_paper, paper, papers
+from kdrepro.verdicts import judge_paper, paper, papers
 
 
 def test_the_claim_table_says_what_the_verdicts_say(ledger):
@@ -69,26 +69,6 @@ def test_a_claim_table_without_rows(empty):
     frame = tables.claim_table("hinton2015", empty)
     assert set(frame["Verdict"]) == {"not run", "out of reach"}
     assert "0 of 10 seeds at protocol paper." in set(frame["Because"])
-
-
-def test_the_dashboard_counts_the_papers_own_claims_apart_from_ours(ledger):
-    frame = tables.dashboard(ledger).set_index("Paper")
-    assert len(frame) == len(papers())
-    row = frame.loc["Hinton et al. (2015)"]
-    counts = {verdict: int(row[verdict]) for verdict in VERDICTS}
-    assert sum(counts.values()) == sum(not each.ours for each in paper("hinton2015").claims)
-    assert counts["out of reach"] == 13
-    assert "reproduced" in row["Our own claims"]
-    assert row["Status"].endswith("runs judged")
-
-
-def test_the_dashboard_says_what_is_not_yet_done(empty):
-    frame = tables.dashboard(empty).set_index("Paper")
-    planned = frame.loc["Kim & Rush (2016)"]
-    assert planned["Status"] == "not yet judged"
-    assert {planned[name] for name in (*VERDICTS, "Our own claims")} == {"–"}
-    assert frame.loc["Hinton et al. (2015)", "reproduced"] == "0"
-    assert frame.loc["Hinton et al. (2015)", "Our own claims"] == "6 not run"
 
 
 def test_a_result_is_a_mean_with_half_the_interval(tmp_path):

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_networks import WithFeatures, network, snapshot
+from small_objectives import OBJECTIVE, Hints
 from tapped_networks import INPUTS, PATHS, TARGETS, Holder, Net, assert_right, by_hand, hooks
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from kdrepro import Batches, HintonKD, Taps, cache_teacher, fit, predict
+from kdrepro import Batches, Taps, cache_teacher, fit, predict
 from kdrepro.teacher import FrozenTeacher
 
 # What a feature is.
@@ -292,17 +293,6 @@ def test_a_frozen_teacher_with_taps_of_its_own_and_around_a_tapped_network():
     assert frozen.modules == (net,)
 
 
-class Hints(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.regressor = nn.Linear(8, 12)
-
-    def forward(self, student, teacher, batch):
-        apart = self.regressor(student.features["hidden"]) - teacher.features["hidden"]
-        return {"hint": apart.square().mean()}
-
-
 def training(**changes):
     return {
         "batches": Batches(INPUTS, TARGETS, batch_size=8, seed=0),
@@ -315,7 +305,7 @@ def training(**changes):
 
 
 def test_fit_trains_a_tapped_student_as_it_trains_the_bare_one():
-    bare, tapped, objective = network(1), network(1), HintonKD(temperature=4.0, soft_weight=0.9)
+    bare, tapped, objective = network(1), network(1), OBJECTIVE
     curves = [
         fit(student, objective, teacher=teacher, **training()).curves
         for student, teacher in ((bare, network(0)), (Taps(tapped, {"x": "2"}), Taps(network(0), {"x": "2"})))
@@ -336,6 +326,7 @@ def test_fit_matches_tapped_features_cached_or_not_and_leaves_no_hook():
         options = training()
         if cached:
             frozen = cache_teacher(frozen, options["batches"], device="cpu", precision="fp32")
+        torch.manual_seed(0)
         history = fit(Taps(student, {"hidden": "2"}), Hints(), teacher=frozen, **options)
         assert snapshot(teacher) == before
         assert hooks(student) + hooks(teacher) == 0

@@ -6,15 +6,14 @@ import json
 import re
 import shlex
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from documented_commands import problems_of_kdrepro, problems_of_make
 from jsonschema import Draft7Validator
+from project_files import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = {file.stem: file for file in sorted((ROOT / ".github" / "workflows").glob("*.yml"))}
 
 # What a job may do beyond reading the code, and why.

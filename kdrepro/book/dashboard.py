@@ -13,10 +13,7 @@ from kdrepro.verdicts import judge_paper
 
 
 def dashboard(ledger: Ledger, *, chapters: Collection[str]) -> str:
-    """The verdicts on the claims of all papers as an HTML table; a paper that has a chapter links to it.
-
-    The counts are those of `tables.dashboard`, which has one column for each verdict and is too wide for a page.
-    """
+    """The verdicts on the claims of all papers as an HTML table; a paper that has a chapter links to it."""
     rows = "".join(_row(each, judge_paper(each.key, ledger), chapters) for each in papers())
     return (
         '<div class="kdrepro-table-wrap" role="region" aria-label="Verdicts by paper" tabindex="0">'

@@ -87,7 +87,7 @@ def execute(
 
     `protocol`, `seeds`, `device` and other `parameters` replace those of the cell tagged `parameters`. Raises
     ValueError before anything runs for a chapter, a protocol or a parameter that does not exist, for a time limit that
-    is not above 0, and for fewer than one of `jobs`.
+    is not above 0, and for fewer than one of `jobs`; TypeError for a parameter that is no JSON value.
     """
     root = Path(root).resolve()
     folder = root / "_build" if folder is None else Path(folder).resolve()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from kdrepro import files
 
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
@@ -71,19 +72,9 @@ def read(file: Path) -> Notebook:
 
 def write(file: Path, notebook: Notebook) -> None:
     """Write a notebook whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".notebook-", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-            json.dump(notebook, stream, indent=1, ensure_ascii=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    with files.whole(file) as beside:
+        beside.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def text_of(cell: Cell) -> str:

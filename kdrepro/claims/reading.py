@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -69,8 +70,8 @@ class _Fields:
 
     def number(self, name: str, default: float | None = None, *, above: float | None = None) -> float:
         value = self.table.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            raise self.wrong(name, "a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.wrong(name, "a finite number")
         if above is not None and not value > above:
             raise self.wrong(name, f"a number above {above:g}")
         return float(value)
@@ -101,12 +102,12 @@ class _Fields:
 
     def side(self, name: str, metric: str) -> Side | float:
         value = self.table.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
         given = value if isinstance(value, list) else [value]
         names = [item for item in given if isinstance(item, str) and item]
         if not names or len(names) < len(given):
-            raise self.wrong(name, 'an arm, "arm:metric", a list of arms, or a number')
+            raise self.wrong(name, 'an arm, "arm:metric", a list of arms, or a finite number')
         sides = [Side.of(item, metric) for item in names]
         arms, metrics = tuple(arm for side in sides for arm in side.arms), {side.metric for side in sides}
         if len(metrics) > 1 or len(set(arms)) < len(arms) or not all(arms):

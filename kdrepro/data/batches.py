@@ -97,8 +97,11 @@ class Batches:
     Order and augmentation are a function of (`seed`, epoch, batch) alone: two runs with one seed see the same batches,
     a run resumed at an epoch sees what it would have seen, and so does a second student of the same teacher.
 
-    Shapes: `inputs` (N, ...), `targets` (N,) or (N, L). The last batch holds the rest, so every example is seen once an
-    epoch. Raises `ValueError` for an empty data set, lengths that differ, or inputs that are not finite.
+    Shapes: `inputs` (N, ...), `targets` (N,) or (N, L), and a boolean `mask` as `targets` or (N,), of what counts. The
+    last batch holds the rest, so every example is seen once an epoch.
+    Raises `TypeError` for inputs or targets that are no tensors, or a `batch_size` or `seed` that is no whole number;
+    `ValueError` for an empty data set, lengths that differ, inputs that are not finite, another mask, a `batch_size`
+    below 1, or a `seed` below 0.
     """
 
     def __init__(

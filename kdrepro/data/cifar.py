@@ -8,7 +8,6 @@ import lzma
 import os
 import re
 import tarfile
-import uuid
 import zlib
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kdrepro import checks
+from kdrepro import checks, files
 from kdrepro.data.examples import DataSet, Examples, folder
 
 SETS = ("cifar10", "cifar10-jpeg")
@@ -105,18 +104,15 @@ def _copy(root: Path) -> DataSet:
 def _fetched(file: Path) -> dict[str, bytes]:
     from torchvision.datasets.utils import download_url
 
-    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        download_url(_ARCHIVE, str(file.parent), filename=beside.name)
-        pictures = _pictures(beside)
-        beside.replace(file)
+        with files.whole(file) as beside:
+            download_url(_ARCHIVE, str(file.parent), filename=beside.name)
+            pictures = _pictures(beside)
     except Exception as error:
         raise RuntimeError(
             f"cifar10-jpeg: could not be downloaded into {file.parent} ({error}); save {_ARCHIVE} as {file}, or point "
             f"KDREPRO_DATA at a folder that holds {' or '.join(_TARS)}"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return pictures
 
 

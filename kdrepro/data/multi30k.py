@@ -6,11 +6,10 @@ import gzip
 import hashlib
 import os
 import urllib.request
-import uuid
 import zlib
 from pathlib import Path
 
-from kdrepro import checks
+from kdrepro import checks, files
 from kdrepro.data.examples import folder
 from kdrepro.data.parallel import Pair, ParallelText
 
@@ -81,24 +80,17 @@ def _lines(where: Path, name: str) -> list[str]:
 
 
 def _fetched(name: str, file: Path) -> bytes:
-    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with urllib.request.urlopen(f"{_ADDRESS}/{file.name}", timeout=60) as response:
             packed: bytes = response.read()
         content = _unpacked(name, packed)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            stream.write(packed)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
+        with files.whole(file) as beside:
+            beside.write_bytes(packed)
     except Exception as error:
         raise RuntimeError(
             f"multi30k: {file.name} could not be downloaded into {file.parent} ({error}); put it there from "
             f"{_ADDRESS}, or point KDREPRO_DATA at a folder that holds multi30k"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return content
 
 

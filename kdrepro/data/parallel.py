@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kdrepro import files
 from kdrepro.data.text import Vocabulary, sentence, words
 from kdrepro.types import UNKNOWN
 
@@ -41,7 +41,12 @@ class ParallelText:
         )
 
     def held_out(self, count: int) -> ParallelText:
-        """Keep the first `count` pairs for choosing as the test set, so that settings are chosen without the test."""
+        """Keep the first `count` pairs for choosing as the test set, so that settings are chosen without the test.
+
+        The training pairs stay as they are. Raises `ValueError` unless 1 <= `count` <= the number of pairs for it.
+        """
+        if not 1 <= count <= len(self.valid):
+            raise ValueError(f"count: got {count}, expected 1 to {len(self.valid)}")
         return replace(self, valid=[], test=self.valid[:count], further={})
 
 
@@ -236,14 +241,5 @@ def _check_sentences(file: str | os.PathLike[str], found: Sequence[str]) -> None
 
 def write_lines(file: str | os.PathLike[str], lines: Sequence[str]) -> None:
     """Write one sentence a line, UTF-8, the file whole or not at all."""
-    place = Path(file)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.whole(Path(file)) as beside, beside.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(f"{line}\n" for line in lines)

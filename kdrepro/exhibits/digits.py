@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from scipy.special import softmax
 
 from kdrepro.exhibits.charts import BLUE, GREEN, STYLE, Chart, new_chart
 
@@ -66,9 +67,7 @@ def softened(logits: np.ndarray, temperature: float) -> np.ndarray:
     >>> softened(np.array([2.0, 0.0]), 1e6).round(3).tolist()
     [0.5, 0.5]
     """
-    scaled = logits / temperature
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    return np.asarray(softmax(logits / temperature, axis=-1))
 
 
 def dark_knowledge(images: object, logits: object, labels: object, temperature: float) -> Chart:

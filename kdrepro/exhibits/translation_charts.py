@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import matplotlib
@@ -38,6 +39,8 @@ from kdrepro.mode_masses import EDGES, METRICS
 from kdrepro.pairs import readings, rows_shown, summary
 
 RECIPE = "sequence_kd"
+# How the rows name the search that stands beside greedy decoding.
+_BEAM = "beam5"
 
 
 class Family(NamedTuple):
@@ -86,7 +89,7 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "paper", beam: int = 5) -> Chart:
+def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "paper") -> Chart:
     """How good a net is against how many words a second it writes: a line from greedy decoding (a dot) to the beam.
 
     Means of the seeds, with the 95 % intervals of the quality; every run is a pale dot. To the right and up is better.
@@ -96,12 +99,12 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
     """
     shown = family(name)
     rows = rows_shown(ledger, RECIPE, protocol)
-    speeds = _speeds(rows, name, f"beam{beam}")
+    speeds = _speeds(rows, name)
     with matplotlib.rc_context(STYLE):
         chart = new_chart(9.0, 5.4)
         axes = chart.subplots()
         drawn = [
-            _line(axes, rows, f"{name}_{arm}", shown.metric, speeds.get(arm), f"beam{beam}", label, colour)
+            _line(axes, rows, f"{name}_{arm}", shown.metric, speeds.get(arm), label, colour)
             for arm, (label, colour) in ARMS.items()
         ]
         if not any(drawn):
@@ -124,12 +127,12 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
     return chart
 
 
-def _speeds(rows: Sequence[Row], name: str, beam: str) -> dict[str, tuple[float, float]]:
+def _speeds(rows: Sequence[Row], name: str) -> dict[str, tuple[float, float]]:
     """Words a second of each arm, by the end of its name: in greedy decoding, and with the beam."""
     found: dict[str, tuple[float, float]] = {}
-    teacher = summary(rows, Side.of(f"{name}_teacher", f"words_per_second_{beam}"))
+    teacher = summary(rows, Side.of(f"{name}_teacher", f"words_per_second_{_BEAM}"))
     for arm in ARMS:
-        ratio = summary(rows, Side.of(f"{name}_{arm}", f"speedup_over_teacher_{beam}"))
+        ratio = summary(rows, Side.of(f"{name}_{arm}", f"speedup_over_teacher_{_BEAM}"))
         own = summary(rows, Side.of(f"{name}_{arm}", "greedy_speedup"))
         if arm == "teacher" and teacher and own:
             found[arm] = (teacher[0].mean * own[0].mean, teacher[0].mean)
@@ -143,7 +146,7 @@ def _speeds(rows: Sequence[Row], name: str, beam: str) -> dict[str, tuple[float,
         return found
     alone = [
         summary(rows, Side.of(f"{name}_student_alone", f"words_per_second_{search}"))
-        for search in ("greedy", beam)
+        for search in ("greedy", _BEAM)
     ]
     if all(alone):
         # No student that was timed beside the teacher is there yet.
@@ -158,12 +161,11 @@ def _line(
     arm: str,
     metric: str,
     speed: tuple[float, float] | None,
-    beam: str,
     label: str,
     colour: str,
 ) -> bool:
     """Draw one arm; whether it was run."""
-    sides = [Side.of(arm, f"{metric}_{search}") for search in ("greedy", beam)]
+    sides = [Side.of(arm, f"{metric}_{search}") for search in ("greedy", _BEAM)]
     found = [summary(rows, side) for side in sides]
     if speed is None or any(each is None for each in found):
         return False
@@ -187,7 +189,7 @@ def mode_mass_histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: st
     with matplotlib.rc_context(STYLE):
         chart = new_chart(8.0, 0.9 + 1.75 * len(arms))
         panels = np.atleast_1d(chart.subplots(len(arms), 1, sharex=True, sharey=True))
-        for axes, (title, arm), colour in zip(panels, arms.items(), CYCLE, strict=False):
+        for axes, (title, arm), colour in zip(panels, arms.items(), cycle(CYCLE), strict=False):
             found = [summary(rows, Side.of(arm, name)) for name in METRICS]
             mean = summary(rows, Side.of(arm, "mode_mass"))
             axes.set_title(title, loc="left", fontsize=12)
@@ -217,7 +219,7 @@ def mode_mass_histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: st
     return chart
 
 
-def pruning_curve(ledger: Ledger, *, protocol: str = "paper", beam: int = 5) -> Chart:
+def pruning_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     """How good the distilled student is with more and more of its weights pruned, greedily and with the beam.
 
     Means of the seeds with their 95 % intervals, for both directions of the captions; the dashed line is the teacher
@@ -231,14 +233,14 @@ def pruning_curve(ledger: Ledger, *, protocol: str = "paper", beam: int = 5) -> 
             steps = {share: f"{name}_pruned_{share}" for share in PRUNED}
             drawn = [
                 _decline(axes, rows, steps, f"bleu_{search}", label=label, colour=colour)
-                for search, label, colour in (("greedy", "greedy", SKY), (f"beam{beam}", "beam", BLUE))
+                for search, label, colour in (("greedy", "greedy", SKY), (_BEAM, "beam", BLUE))
             ]
             if not any(drawn):
                 axes.set_xticks([])
                 axes.set_yticks([])
                 say(axes, f"not run at\nprotocol {protocol}")
                 continue
-            teacher = summary(rows, Side.of(f"{name}_teacher", f"bleu_beam{beam}"))
+            teacher = summary(rows, Side.of(f"{name}_teacher", f"bleu_{_BEAM}"))
             if teacher is not None:
                 axes.axhline(teacher[0].mean, color=GREY, linestyle="--", linewidth=2, label="teacher, beam")
             # The last ones are close together.

@@ -43,7 +43,8 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
     No factor T²: see `soft_target_loss`.
 
     Shapes: (*batch, K), (*batch, K) → (*batch). Zero, with zero gradient, where both are equal up to a shift.
-    Raises `ValueError` for shapes that differ (nothing is broadcast) or a temperature that is not finite and above 0.
+    Raises `TypeError` for anything but floating-point tensors and a number, `ValueError` for shapes that differ
+    (nothing is broadcast) or a temperature that is not finite and above 0.
 
     >>> forward_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[100.0, 0.0]]))  # log 2
     tensor([0.6931])
@@ -102,7 +103,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     Shapes: (*batch, K), (*batch, K) → (*batch), in nats times T². The gradient with respect to the student's logits is
     T (q − p); as T grows the loss tends to ½ ‖centred difference of the logits‖² / K (section 2.1). In float32 its
     value, not its gradient, is known to about 10⁻⁷ T²: above T = 100 give float64 where the value matters.
-    Raises `ValueError` for shapes that differ (nothing is broadcast) or a temperature that is not finite and above 0.
+    Errors as `forward_kl`.
 
     >>> student = torch.tensor([[1.0, 2.0, 3.0]])
     >>> soft_target_loss(student, student + 5.0, temperature=4.0)
@@ -120,17 +121,13 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     >>> hard_target_loss(torch.zeros(1, 2), torch.tensor([1]))
     tensor([0.6931])
     """
-    checks.logits("student_logits", student_logits)
+    *leading, classes = checks.logits("student_logits", student_logits).shape
+    checks.integer_targets(targets, classes=classes, leading=tuple(leading))
     # Looking at the values waits for the device: on a CPU that costs nothing. Elsewhere `fit` has looked beforehand,
     # and torch stops at a class that there is not.
-    if not isinstance(targets, Tensor) or targets.device.type == "cpu" or targets.is_floating_point():
-        checks.class_targets(targets, classes=student_logits.shape[-1], leading=student_logits.shape[:-1])
-    elif targets.shape != student_logits.shape[:-1]:
-        raise ValueError(
-            f"targets: got shape {tuple(targets.shape)}, expected {tuple(student_logits.shape[:-1])}"
-        )
+    if targets.device.type == "cpu":
+        checks.class_targets(targets, classes=classes)
     wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
-    classes = wide.shape[-1]
     # Torch would give −100, the usual padding, a loss of 0, which counts in a mean.
     losses = cross_entropy(
         wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none", ignore_index=_NO_CLASS

@@ -24,7 +24,8 @@ def regressor(
 
     Section 2.2: no padding, a kernel of side N_student − N_teacher + 1, as many channels as the hint, and the hint
     layer's own non-linearity. `pieces` is how many channels `activation` makes one of (2 for maxout of two pieces).
-    Shapes without the batch: (C, H, W). Raises `ValueError` for a student's map smaller than the teacher's.
+    Shapes without the batch: (C, H, W). Raises `ValueError` for other shapes, or a student's map smaller than the
+    teacher's.
 
     >>> regressor((16, 8, 8), (48, 7, 7))
     Sequential(
@@ -53,7 +54,8 @@ class HintStage(nn.Module):
     ½ ‖ hint − regressor(guided) ‖², averaged over the batch. `student_tap` and `teacher_tap` name the features. The
     regressor's parameters train with the student's. The loss looks at nothing above the guided layer, so no other
     layer gets a gradient. Returns `{"hint": ()}`; samples that `batch.mask` (B,) leaves out count nowhere. Raises
-    `ValueError` for a feature that is not there, or a mask of another shape.
+    `TypeError` for a regressor that is no module, `ValueError` for a feature that is not there, or a mask of another
+    shape.
     """
 
     def __init__(self, regressor: nn.Module, *, student_tap: str, teacher_tap: str) -> None:
@@ -151,8 +153,9 @@ class JointFitNet(nn.Module):
     objective + hint_weight · mean over batch and elements of (hint − regressor(guided))²
 
     Not the paper's method, which trains in two stages and says that hints together with labels did not learn (section
-    3.1). `objective` is `Supervised()` or a `FitNetKD`. Returns its terms and `"hint"`; raises `ValueError` for an
-    objective that has a term of that name itself.
+    3.1). `objective` is `Supervised()` or a `FitNetKD`. Returns its terms and `"hint"`. Raises `TypeError` for `hints`
+    that are no `HintStage`, `ValueError` for a `hint_weight` not above 0, or an objective that has a term of that name
+    itself.
     """
 
     def __init__(self, hints: HintStage, objective: nn.Module, *, hint_weight: float) -> None:

@@ -41,7 +41,8 @@ def gradient_attention_transfer(
 
     `gradient_weight` is β/2. Returns `{"gradient": (), "hard": ()}`, already weighted; the backward pass of the first
     goes through the student twice. `.backward()` leaves no gradient on the teacher's weights.
-    Raises `ValueError` for a teacher in train mode, whose answer would depend on the batch, or a weight not above 0.
+    Raises `TypeError` for inputs that are no floating-point tensor, `ValueError` for a teacher in train mode, whose
+    answer would depend on the batch, or a weight not above 0.
     """
     weight = checks.positive("gradient_weight", gradient_weight)
     if any(part.training for part in teacher.modules()):
@@ -62,7 +63,8 @@ def gradient_symmetry(student: nn.Module, batch: Batch, *, gradient_weight: floa
     CE(x) + gradient_weight · ‖∂CE(x)/∂x − flip(∂CE(flip x)/∂x)‖, each averaged over the batch
 
     `gradient_weight` is β/2; flip is left to right, over the last dimension. Returns `{"gradient": (), "hard": ()}`,
-    already weighted. Raises `ValueError` for a weight not above 0.
+    already weighted. Raises `TypeError` for inputs that are no floating-point tensor, `ValueError` for a weight not
+    above 0.
     """
     weight = checks.positive("gradient_weight", gradient_weight)
     inputs, targets = _pictures(batch), batch.counted_targets

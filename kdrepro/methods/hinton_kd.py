@@ -56,10 +56,15 @@ def tuned_bias(logits: Tensor, targets: Tensor, *, classes: Sequence[int]) -> fl
 
     Hinton, Vinyals & Dean (2015), section 3: "the bias … optimises overall performance on the test set". Searched from
     −20 to 20 in steps of 0.1; of equally good amounts the one nearest 0. Shapes: (N, K), (N,).
+
+    Raises `TypeError` for logits that are no floating-point tensor, and for targets or `classes` that are no integers;
+    `ValueError` for other shapes, a target out of range, or `classes` that are not different ones, at least one.
     """
+    inside_classes = _classes(logits, classes)
+    checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
     amounts = torch.arange(-200, 201) / 10
     chosen = torch.zeros(logits.shape[-1], dtype=torch.bool)
-    chosen[list(classes)] = True
+    chosen[inside_classes] = True
     inside, inside_class = logits.float().masked_fill(~chosen, -torch.inf).max(dim=-1)
     outside, outside_class = logits.float().masked_fill(chosen, -torch.inf).max(dim=-1)
     wins = inside + amounts[:, None] > outside
@@ -73,20 +78,40 @@ def frequency_bias(logits: Tensor, *, classes: Sequence[int], frequency: float) 
 
     Needs no labels of the examples, only how frequent the classes are: a correction that leaves the test set alone.
     The mean probability grows with the amount, so bisection between −50 and 50 finds it. Shape: (N, K).
+
+    Errors as `tuned_bias`, and `ValueError` for a frequency that is not above 0 and below 1.
     """
-    checks.fraction("frequency", frequency)
+    raised = _classes(logits, classes)
+    if checks.fraction("frequency", frequency) in (0.0, 1.0):
+        raise ValueError(f"frequency: got {frequency}, expected a number in (0, 1): no amount leads to it")
     shift = torch.zeros(logits.shape[-1], dtype=torch.float64)
     low, high = -50.0, 50.0
     for _ in range(60):
         middle = (low + high) / 2
-        shift[list(classes)] = middle
-        mass = (logits.double() + shift).softmax(dim=-1)[:, list(classes)].sum(dim=-1).mean().item()
+        shift[raised] = middle
+        mass = (logits.double() + shift).softmax(dim=-1)[:, raised].sum(dim=-1).mean().item()
         low, high = (middle, high) if mass < frequency else (low, middle)
     return (low + high) / 2
 
 
 def with_bias(logits: Tensor, *, classes: Sequence[int], amount: float) -> Tensor:
-    """Return the logits with `amount` added to those of `classes`: (N, K) → (N, K)."""
+    """Return the logits with `amount` added to those of `classes`: (N, K) → (N, K).
+
+    Errors as `tuned_bias`.
+    """
+    raised = _classes(logits, classes)
     shift = torch.zeros(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-    shift[list(classes)] = amount
+    shift[raised] = amount
     return logits + shift
+
+
+def _classes(logits: Tensor, classes: Sequence[int]) -> list[int]:
+    """Return `classes` as a list, or raise unless they are different classes of the logits (N, K), at least one."""
+    if checks.logits("logits", logits).ndim != 2:
+        raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (N, K)")
+    numbers, last = [checks.whole("classes", each) for each in classes], logits.shape[-1] - 1
+    if not numbers or len(set(numbers)) < len(numbers) or max(numbers) > last:
+        raise ValueError(
+            f"classes: got {numbers}, expected different class numbers from 0 to {last}, at least one"
+        )
+    return numbers

@@ -144,18 +144,6 @@ def uniform_(module: nn.Module, *, limit: float) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-@torch.no_grad()
-def kernel_norm_(module: nn.Module, *, limit: float) -> None:
-    """Scale, in place, each unit's incoming weights back to an L2 norm of at most `limit`; biases stay.
-
-    The authors' constraint on each convolution kernel (all input channels together) and each column of a matrix.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            norms = layer.weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (layer.weight.ndim - 1))
-            layer.weight.mul_((limit / norms.clamp_min(limit)).to(layer.weight.dtype))
-
-
 def counted_weights(module: nn.Module) -> int:
     """Count weights without biases, which is how the paper counts parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)

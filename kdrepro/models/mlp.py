@@ -43,7 +43,8 @@ class MLP(nn.Module):
     (2,395,210 parameters) and `MLP([784, 800, 800, 10])` its student (1,276,810).
 
     Shapes: (B, ...) with as many numbers per example as `sizes[0]` → logits (B, `sizes[-1]`).
-    Raises `ValueError` for fewer than two sizes, a size below 1, a dropout outside [0, 1), or inputs of another size.
+    Raises `TypeError` for a size that is no whole number, `ValueError` for fewer than two sizes, a size below 1, a
+    dropout outside [0, 1), or inputs of another size.
 
     >>> sum(parameter.numel() for parameter in MLP([784, 800, 800, 10]).parameters())
     1276810
@@ -81,14 +82,15 @@ class MLP(nn.Module):
 
 @torch.no_grad()
 def max_norm_(module: nn.Module, *, limit: float) -> None:
-    """Scale, in place, each unit's incoming weights back to an L2 norm of at most `limit`.
+    """Scale, in place, each unit's incoming weights back to an L2 norm of at most `limit`; biases stay.
 
     The weight constraint of Hinton et al. (2012), Improving neural networks by preventing co-adaptation of feature
     detectors, section 2 and appendix A: the *squared* norm is held at 15, so `limit` is √15. Applies to the hidden and
-    output units of every `nn.Linear`; biases stay.
+    output units of every `nn.Linear`, and to each kernel of an `nn.Conv2d`, all input channels together, as the authors
+    of FitNets have it. Raises `TypeError` for a limit that is no number, `ValueError` for one not finite and above 0.
     """
     checks.positive("limit", limit)
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            norms = layer.weight.norm(dim=1, keepdim=True)
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            norms = layer.weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (layer.weight.ndim - 1))
             layer.weight.mul_((limit / norms.clamp_min(limit)).to(layer.weight.dtype))

@@ -24,9 +24,9 @@ from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from kdrepro.arms import Arm, Key, Recipe, Result, taught_by
+from kdrepro.arms import Arm, Key, Recipe, Result, ensemble, linear_to_zero, taught_by
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
@@ -165,14 +165,6 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
     ]
 
 
-def ensemble(run: Run) -> Result:
-    """Average the probabilities of several generations; nothing is trained."""
-    members = FrozenTeacher(run.teachers())
-    run.config["train_size"] = len(run.data.train)
-    parameters = sum(parameter.numel() for member in members.modules for parameter in member.parameters())
-    return Result(run.measure(members, run.data.train), parameters=parameters)
-
-
 def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:
     net = taught_by(runs)
     return None if net is None else FrozenTeacher(net)
@@ -202,7 +194,7 @@ def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], O
 def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRScheduler]:
     epochs = settings["epochs"]
     if "rate_steps" not in settings:
-        return lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / (epochs * steps))
+        return linear_to_zero(epochs * steps)
     places = [round(share * epochs) * steps for share in settings["rate_steps"]]
     return lambda optimizer: MultiStepLR(optimizer, places, gamma=settings["rate_factor"])
 

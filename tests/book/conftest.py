@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_books import ROOT, write_chapter, write_toc
+from project_files import ROOT
+from small_books import write_chapter, write_toc
 
 
 @pytest.fixture

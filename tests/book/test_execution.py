@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_books import ROOT, executed, outputs, processes_of, wait_until, write_chapter, write_toc
+from project_files import ROOT
+from small_books import executed, outputs, processes_of, wait_until, write_chapter, write_toc
 
 from kdrepro.book import execute, notebooks, stage
 from kdrepro.book.inputs import differences

@@ -2,16 +2,14 @@
 
 import hashlib
 import io
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cifar_copies import Copy
 from PIL import Image
+from served_folders import served
 from torchvision.datasets import CIFAR10
 
 from kdrepro.data import cifar
@@ -50,27 +48,11 @@ def expected_digest(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> str:
     return digest
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serve a folder without saying so."""
-
-    def log_message(self, *ignored: object) -> None:
-        pass
-
-
 @pytest.fixture
 def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is fetched is fetched from a folder of this machine, which is empty at first."""
     (tmp_path / "upstream").mkdir()
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "upstream"))
-    # Whoever fetches may hang up before the end.
-    server.handle_error = lambda *_: None
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(cifar, "_ARCHIVE", f"{address}/archive.tar.gz")
-    monkeypatch.setattr(CIFAR10, "url", f"{address}/{CIFAR10.filename}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(tmp_path / "upstream") as address:
+        monkeypatch.setattr(cifar, "_ARCHIVE", f"{address}/archive.tar.gz")
+        monkeypatch.setattr(CIFAR10, "url", f"{address}/{CIFAR10.filename}")
+        yield

@@ -3,14 +3,12 @@
 import gzip
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import sacrebleu
+from served_folders import served
 
 from kdrepro.data import multi30k
 from kdrepro.data.parallel import unknown_share
@@ -36,27 +34,14 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     return found
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serve a folder without saying so."""
-
-    def log_message(self, *ignored: object) -> None:
-        pass
-
-
 @pytest.fixture(autouse=True)
 def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What is fetched is fetched from a folder of this machine, which is empty at first."""
     folder = tmp_path / "upstream"
     folder.mkdir()
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
-    monkeypatch.setattr(multi30k, "_ADDRESS", f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield folder
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(folder) as address:
+        monkeypatch.setattr(multi30k, "_ADDRESS", address)
+        yield folder
 
 
 def laid_out(folder: Path, texts: dict[str, bytes], *, level: int = 9) -> Path:

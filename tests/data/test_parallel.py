@@ -223,6 +223,10 @@ def test_pairs_for_choosing_take_the_place_of_the_test():
     )
     held = text.held_out(1)
     assert (held.train, held.valid, held.test, held.further) == ([("a", "b")], [], [("c", "d")], {})
+    assert text.held_out(2).test == text.valid
+    for count in (-1, 0, 3):
+        with pytest.raises(ValueError, match=f"count: got {count}, expected 1 to 2"):
+            text.held_out(count)
 
 
 def test_a_text_is_not_its_own_translation(tmp_path):

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from born_again_rows import PROTOCOLS, born_again_rows
+from born_again_rows import PROTOCOLS, all_born_again_rows, born_again_rows
 from chart_texts import assert_readable, texts
 from recorded_rows import write_ledger
 from scipy import stats
@@ -31,8 +31,7 @@ METRICS = ("test_error_rate", "train_accuracy", "teacher_agreement", "test_nll",
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory):
-    rows = [*born_again_rows("few_"), *born_again_rows("mnist_"), *born_again_rows("", seeds=3)]
-    return write_ledger(tmp_path_factory.mktemp("rows"), rows)
+    return write_ledger(tmp_path_factory.mktemp("rows"), all_born_again_rows())
 
 
 def values(ledger: Ledger, arm: str, metric: str) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from born_again_rows import PROTOCOLS, born_again_row, born_again_rows
+from born_again_rows import PROTOCOLS, all_born_again_rows, born_again_row, born_again_rows
 from chart_texts import assert_readable, texts
 from recorded_rows import write_ledger
 
@@ -17,8 +17,7 @@ from kdrepro.recipes.born_again import ARMS
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory):
-    rows = [*born_again_rows("few_"), *born_again_rows("mnist_"), *born_again_rows("", seeds=3)]
-    return write_ledger(tmp_path_factory.mktemp("rows"), rows)
+    return write_ledger(tmp_path_factory.mktemp("rows"), all_born_again_rows())
 
 
 def diamonds(axes) -> list[tuple[float, float, bool]]:

@@ -109,6 +109,14 @@ def test_one_panel_an_arm_with_its_mean(tmp_path):
     assert_readable(chart)
 
 
+def test_more_arms_than_colours_have_a_panel_each(tmp_path):
+    arms = {f"all over again, {count}": "ende_seq_kd" for count in range(9)}
+    chart = drawn.mode_mass_histogram(write_ledger(tmp_path, [translation_row("ende_seq_kd", 0, 30.0)]), arms)
+    assert [axes.get_title(loc="left") for axes in chart.axes] == list(arms)
+    assert len({len(axes.patches) for axes in chart.axes} - {0}) == 1
+    assert all(axes.patches for axes in chart.axes)
+
+
 def test_an_arm_that_was_not_run_says_so(tmp_path):
     chart = drawn.mode_mass_histogram(
         write_ledger(tmp_path, [translation_row("ende_seq_kd", 0, 30.0)]), BEFORE_AND_AFTER

@@ -11,7 +11,6 @@ from naive_attention import (
     bounded,
     every_map,
     feature_pairs,
-    gradient,
     naive_energy,
     naive_loss,
     naive_map,
@@ -21,6 +20,7 @@ from naive_attention import (
     powers,
     random_pair,
 )
+from terms_and_gradients import gradient
 from torch import Tensor
 
 from kdrepro.losses.attention import attention_transfer_loss

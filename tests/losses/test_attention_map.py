@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from naive_attention import bounded, every_map, features, gradient, naive_map, pools, powers, random_pair
+from naive_attention import bounded, every_map, features, naive_map, pools, powers, random_pair
+from terms_and_gradients import gradient
 
 from kdrepro.losses.attention import attention_map
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from naive_attention import bounded, feature_pairs, gradient, random_pair
+from naive_attention import bounded, feature_pairs, random_pair
+from terms_and_gradients import gradient
 
 from kdrepro.losses.attention import gradient_attention_loss, gradient_symmetry_loss
 

@@ -5,9 +5,10 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from drawn_logits import bounded, gradient, logit_pairs, random_pair
+from drawn_logits import bounded, logit_pairs, random_pair
 from hypothesis import given
 from hypothesis import strategies as st
+from terms_and_gradients import gradient
 
 from kdrepro import checks
 from kdrepro.losses.logits import hard_target_loss
@@ -46,3 +47,27 @@ def test_padding_is_no_class_even_where_values_are_not_looked_at(monkeypatch):
     monkeypatch.setattr(checks, "class_targets", lambda *arguments, **options: None)
     with pytest.raises(IndexError, match="-100"):
         hard_target_loss(torch.randn(2, 5), torch.tensor([1, -100]))
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.zeros(2, dtype=torch.bool, device="meta"), "targets: got torch.bool, expected integer class"),
+        (
+            torch.zeros(2, dtype=torch.complex64, device="meta"),
+            "targets: got torch.complex64, expected integer",
+        ),
+        (torch.zeros(2, device="meta"), "targets: got torch.float32, expected integer class numbers"),
+        (
+            torch.zeros(3, dtype=torch.int64, device="meta"),
+            r"targets: got shape \(3,\), expected \(2,\), one per",
+        ),
+    ],
+    ids=["bool", "complex", "float", "shape"],
+)
+def test_kind_and_shape_are_looked_at_on_every_device(targets, message):
+    """A tensor on `meta` has no values: what it is refused for is not among them."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        hard_target_loss(torch.zeros(2, 5, device="meta"), targets)
+    right = torch.zeros(2, dtype=torch.int64, device="meta")
+    assert hard_target_loss(torch.zeros(2, 5, device="meta"), right).shape == (2,)

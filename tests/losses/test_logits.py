@@ -8,9 +8,10 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from drawn_logits import bounded, gradient, logit_pairs, random_pair
+from drawn_logits import bounded, logit_pairs, random_pair
 from hypothesis import given
 from hypothesis import strategies as st
+from terms_and_gradients import gradient
 from torch import Tensor
 
 from kdrepro.losses.logits import forward_kl, hard_target_loss, jensen_shannon, reverse_kl, soft_target_loss

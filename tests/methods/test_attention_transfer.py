@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from attention_objectives import case, every_tensor, renamed, rows_of, total
+from attention_objectives import case, every_tensor, renamed, rows_of
 from small_networks import snapshot
+from terms_and_gradients import total
 from torch import Tensor, nn
 
 from kdrepro.distiller import Distiller

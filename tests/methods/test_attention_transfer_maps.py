@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from attention_objectives import case, every_tensor, renamed, total
+from attention_objectives import case, every_tensor, renamed
+from terms_and_gradients import total
 from torch import Tensor, nn
 
 from kdrepro.losses.attention import attention_transfer_loss

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from fitnet_objectives import case, gradients, hints, total
+from fitnet_objectives import case, gradients, hints
+from terms_and_gradients import total
 from torch import nn
 
 from kdrepro.methods.fitnets import HintStage, JointFitNet, regressor

@@ -5,7 +5,8 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from fitnet_objectives import case, gradients, soft_targets, total
+from fitnet_objectives import case, gradients, soft_targets
+from terms_and_gradients import total
 from torch import nn
 
 from kdrepro.methods.hinton_kd import HintonKD

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import snapshot
+from terms_and_gradients import total
 from torch import Tensor, nn
 
 from kdrepro.methods.gradient_attention import (
@@ -15,10 +16,6 @@ from kdrepro.methods.gradient_attention import (
     loss_and_input_gradient,
 )
 from kdrepro.types import Batch
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
 
 
 def convnet(seed: int, *activations: nn.Module) -> nn.Module:

@@ -1,10 +1,13 @@
 """Hinton's soft targets, as an objective."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 import torch
+from terms_and_gradients import gradient, total
 from torch import Tensor
 
 from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
@@ -21,15 +24,6 @@ def case(*leading: int, classes: int = 6, seed: int = 0) -> tuple[Outputs, Outpu
         Outputs(teacher.requires_grad_()),
         Batch(torch.zeros(leading), targets),
     )
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
-
-
-def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (result,) = torch.autograd.grad(loss, of, retain_graph=True)
-    return result
 
 
 @pytest.mark.parametrize(("temperature", "soft_weight"), [(1.0, 0.5), (4.0, 0.9), (20.0, 0.1), (0.5, 0.3)])
@@ -179,9 +173,62 @@ def test_the_frequency_bias_of_what_is_already_so_is_0():
     assert frequency_bias(logits, classes=[2], frequency=share) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_frequency_outside_0_and_1_is_refused():
+def test_a_frequency_that_no_amount_gives_is_refused():
     with pytest.raises(ValueError, match=r"frequency: got 1\.5, expected a number in \[0, 1\]"):
         frequency_bias(biased()[0], classes=[2], frequency=1.5)
+    for frequency in (0, 1.0):
+        with pytest.raises(ValueError, match=rf"frequency: got {frequency}, expected a number in \(0, 1\)"):
+            frequency_bias(biased()[0], classes=[2], frequency=frequency)
+
+
+CORRECTIONS = {
+    "tuned_bias": lambda logits, classes: tuned_bias(logits, biased()[1], classes=classes),
+    "frequency_bias": lambda logits, classes: frequency_bias(logits, classes=classes, frequency=0.1),
+    "with_bias": lambda logits, classes: with_bias(logits, classes=classes, amount=1.0),
+}
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], r"classes: got \[\], expected different class numbers from 0 to 5, at least one"),
+        ([2, 2], r"classes: got \[2, 2\], expected different class numbers from 0 to 5"),
+        ([2, 6], r"classes: got \[2, 6\], expected different class numbers from 0 to 5"),
+        ([-1], "classes: got -1, expected a whole number of at least 0"),
+        ([2.0], r"classes: got 2\.0 \(float\), expected a whole number"),
+    ],
+    ids=str,
+)
+def test_a_correction_is_of_different_classes_that_there_are(name, classes, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        CORRECTIONS[name](biased()[0], classes)
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_correction_is_of_logits_of_examples(name):
+    for shape in ((6,), (2, 150, 6)):
+        with pytest.raises(
+            ValueError, match=rf"logits: got shape {re.escape(str(shape))}, expected \(N, K\)"
+        ):
+            CORRECTIONS[name](torch.zeros(shape), [2])
+    with pytest.raises(TypeError, match=r"logits: got torch\.int64, expected floating-point logits"):
+        CORRECTIONS[name](torch.zeros(300, 6, dtype=torch.int64), [2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda targets: targets[:1], r"targets: got shape \(1,\), expected \(300,\)"),
+        (lambda targets: targets.float(), r"targets: got torch\.float32, expected integer class numbers"),
+        (lambda targets: targets + 1, "targets: got values from 1 to 6, expected class numbers from 0 to 5"),
+    ],
+    ids=["shape", "kind", "range"],
+)
+def test_the_bias_is_tuned_on_the_classes_of_the_examples(change, message):
+    logits, targets = biased()
+    with pytest.raises((TypeError, ValueError), match=message):
+        tuned_bias(logits, change(targets), classes=[2])
 
 
 def test_a_bias_is_added_to_the_classes_and_to_nothing_else():

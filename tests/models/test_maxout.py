@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdrepro.models import maxout
 from kdrepro.models.maxout import Maxout, Stage, maxout_net
+from kdrepro.models.mlp import max_norm_
 
 DIGIT = (1, 28, 28)
 
@@ -167,7 +168,7 @@ def test_the_constraint_scales_what_is_too_long_and_nothing_else():
             layer.weight[1] *= 3 / layer.weight[1].norm()
             layer.bias.fill_(9.0)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    maxout.kernel_norm_(net, limit=0.9)
+    max_norm_(net, limit=0.9)
     for place, layer in (("0", net[0]), ("2", net[2])):
         assert layer.bias.unique().tolist() == [9.0]
         for unit, then in zip(layer.weight, before[f"{place}.weight"], strict=True):
@@ -185,9 +186,9 @@ def test_the_constraint_is_idempotent_and_takes_weights_of_0():
     with torch.no_grad():
         layer.weight.mul_(10)
         layer.weight[0].zero_()
-    maxout.kernel_norm_(layer, limit=0.9)
+    max_norm_(layer, limit=0.9)
     once = layer.weight.clone()
-    maxout.kernel_norm_(layer, limit=0.9)
+    max_norm_(layer, limit=0.9)
     torch.testing.assert_close(layer.weight, once)
     assert not layer.weight[0].any()
 

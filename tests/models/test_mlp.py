@@ -133,6 +133,15 @@ def test_max_norm_scales_each_units_weights_and_nothing_else():
     assert (norms[1] < limit).any()
 
 
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused(limit):
+    for layer in (nn.Linear(2, 2), nn.Conv2d(2, 2, 3)):
+        before = layer.weight.clone()
+        with pytest.raises(ValueError, match=f"limit: got {limit}, expected a finite number above 0"):
+            max_norm_(layer, limit=limit)
+        assert torch.equal(layer.weight, before)
+
+
 def test_max_norm_leaves_weights_that_train():
     net = MLP([4, 3, 2])
     max_norm_(net, limit=0.1)

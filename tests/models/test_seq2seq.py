@@ -139,22 +139,6 @@ def test_sizes_are_checked(changes, error, says):
         LSTMSeq2Seq(words.pop("source_words"), words.pop("target_words"), **words)
 
 
-@pytest.mark.parametrize(
-    ("source", "previous", "says"),
-    [
-        (SOURCE + 4, PREVIOUS, "source: got word numbers from 4 to 14, expected numbers from 0 to 10"),
-        (SOURCE, PREVIOUS + 1, "previous: got word numbers from 1 to 13, expected numbers from 0 to 12"),
-        (SOURCE[:2], PREVIOUS, "previous: got 3 sentences, expected 2, one for each source"),
-        (SOURCE.flip(1), PREVIOUS, "source: got padding at the start of sentence 1"),
-        (SOURCE, PREVIOUS[:, :0], r"previous: got shape \(3, 0\)"),
-        (SOURCE[0], PREVIOUS, r"source: got shape \(5,\)"),
-    ],
-)
-def test_sentences_are_checked(source, previous, says):
-    with pytest.raises(ValueError, match=says):
-        make()(source, previous)
-
-
 @pytest.mark.parametrize("layer", [0, 1])
 def test_pruned_layers_of_the_decoder_count_as_they_are(layer):
     net = make(layers=2).eval()

@@ -170,17 +170,3 @@ def test_sizes_are_checked(changes, error, says):
     words = {"source_words": 11, "target_words": 13, "hidden": 8, **changes}
     with pytest.raises(error, match=says):
         TransformerSeq2Seq(words.pop("source_words"), words.pop("target_words"), **words)
-
-
-@pytest.mark.parametrize(
-    ("source", "previous", "says"),
-    [
-        (SOURCE + 4, PREVIOUS, "source: got word numbers from 4 to 14, expected numbers from 0 to 10"),
-        (SOURCE, PREVIOUS + 1, "previous: got word numbers from 1 to 13, expected numbers from 0 to 12"),
-        (SOURCE[:2], PREVIOUS, "previous: got 3 sentences, expected 2, one for each source"),
-        (SOURCE.flip(1), PREVIOUS, "source: got padding at the start of sentence 1"),
-    ],
-)
-def test_sentences_are_checked(source, previous, says):
-    with pytest.raises(ValueError, match=says):
-        make()(source, previous)

@@ -1,4 +1,4 @@
-"""What both encoder-decoders have to do alike: step by step as at once, and blind to padding and neighbours."""
+"""What both encoder-decoders have to do alike: step by step as at once, blind to padding and neighbours, strict."""
 
 from __future__ import annotations
 
@@ -74,3 +74,20 @@ def test_a_sentence_does_not_depend_on_its_neighbours(make):
         source, previous = SOURCE[row][SOURCE[row] != PAD], PREVIOUS[row][MASK[row]]
         alone = net(source.unsqueeze(0), previous.unsqueeze(0))[0]
         torch.testing.assert_close(together[row, : len(alone)], alone)
+
+
+@pytest.mark.parametrize(
+    ("source", "previous", "says"),
+    [
+        (SOURCE + 4, PREVIOUS, "source: got word numbers from 4 to 14, expected numbers from 0 to 10"),
+        (SOURCE, PREVIOUS + 1, "previous: got word numbers from 1 to 13, expected numbers from 0 to 12"),
+        (SOURCE[:2], PREVIOUS, "previous: got 3 sentences, expected 2, one for each source"),
+        (SOURCE.flip(1), PREVIOUS, "source: got padding at the start of sentence 1"),
+        (SOURCE, PREVIOUS[:, :0], r"previous: got shape \(3, 0\)"),
+        (SOURCE[0], PREVIOUS, r"source: got shape \(5,\)"),
+    ],
+)
+@either
+def test_sentences_are_checked(make, source, previous, says):
+    with pytest.raises(ValueError, match=says):
+        make()(source, previous)

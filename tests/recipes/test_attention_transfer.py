@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_transfer_runs import ALONE, FOUND, TEACHERS, runner, settings
+from attention_transfer_runs import ALONE, FOUND, TEACHERS, settings
+from smoke_runs import runner
 
 from kdrepro import Taps, attention_map, metrics, predict
 from kdrepro.attention_looks import GROUPS, attention_maps
 from kdrepro.engine import outputs
-from kdrepro.ledger import Row
 from kdrepro.recipes import attention_transfer
 from kdrepro.recipes.attention_transfer import ARMS, RECIPE
 from kdrepro.run import Run
@@ -23,14 +23,9 @@ ATTENTION = {name for name in ARMS if name.startswith("at")}
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Every arm with seed 0, those of one teacher as a cohort."""
-    its = runner(tmp_path_factory.mktemp("runs"))
+    its = runner(tmp_path_factory.mktemp("runs"), RECIPE)
     its.run(its.plan(seeds=[0]))
     return its
-
-
-@pytest.fixture(scope="module")
-def rows(done: Runner) -> dict[str, Row]:
-    return {row.arm: row for row in done.ledger.rows()}
 
 
 # The objectives.
@@ -164,7 +159,7 @@ def test_adapters_stand_where_channels_differ_and_start_alike_whatever_the_cohor
 
 @pytest.mark.parametrize("name", ["student_alone", "at", "at_norm_by_group", "f_at", "at_kd", "kd"])
 def test_in_a_cohort_or_alone_the_numbers_are_the_same(name, done, rows, tmp_path):
-    its = runner(tmp_path)
+    its = runner(tmp_path, RECIPE)
     its.trained = done.trained
     (row,) = its.run([(name, 0)])
     assert (row.metrics, row.curves) == (rows[name].metrics, rows[name].curves)

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from attention_transfer_runs import runner
+from smoke_runs import runner
+from stopped_trainings import Stopped, stops_at
 from torch import nn
 from torch.optim import SGD
 
@@ -31,18 +32,10 @@ def undisturbed(longer, tmp_path_factory) -> Runner:
     return its
 
 
-class Stopped(Exception):
-    """Ends a run."""
-
-
 def stop(patch: pytest.MonkeyPatch, who: str, step: int) -> None:
     """Stop the cohort when the member of that label has taken so many steps."""
     members = attention_transfer.Member
-    steps = iter(range(10_000))
-
-    def after_step(net: nn.Module) -> None:
-        if next(steps) == step:
-            raise Stopped
+    after_step = stops_at(step)
 
     def watched(*, label: str, **arguments):
         extra = {"after_step": after_step} if label == who else {}

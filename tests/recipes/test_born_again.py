@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from born_again_runs import ENSEMBLES, FEW, FIRST, FOUND, GENERATIONS, runner, settings
+from born_again_runs import ENSEMBLES, FEW, FIRST, FOUND, GENERATIONS, settings
+from smoke_runs import runner
 from torch import nn
 
 from kdrepro import metrics, predict
-from kdrepro.ledger import Row
 from kdrepro.recipes import born_again
 from kdrepro.recipes.born_again import RECIPE
 from kdrepro.run import Run
@@ -21,14 +21,9 @@ FIRST_LAYER = "layers.0.weight"
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Every arm on few digits with seed 0, those of the first generation as a cohort."""
-    its = runner(tmp_path_factory.mktemp("runs"))
+    its = runner(tmp_path_factory.mktemp("runs"), RECIPE)
     its.run(its.plan(FEW, [0]))
     return its
-
-
-@pytest.fixture(scope="module")
-def rows(done: Runner) -> dict[str, Row]:
-    return {row.arm: row for row in done.ledger.rows()}
 
 
 def state(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -141,7 +136,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    its = runner(tmp_path_factory.mktemp("watched"))
+    its = runner(tmp_path_factory.mktemp("watched"), RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         record = Watched(patch)
         its.run(its.plan(FEW, [0]))
@@ -198,7 +193,7 @@ def test_students_that_are_compared_start_from_the_same_weights_and_other_seeds_
 def test_a_student_does_not_depend_on_how_its_teacher_came_about(watched, tmp_path):
     """Another teacher of the same name is learned from instead: the weights in the file are what counts."""
     its, _ = watched
-    other = runner(tmp_path)
+    other = runner(tmp_path, RECIPE)
     other.trained = lambda name, seed: its.trained("few_smoothing", 0)
     (row,) = other.run([("few_ban1", 0)])
     assert row.metrics != its.ledger.get(row.run).metrics
@@ -209,7 +204,7 @@ def test_a_student_does_not_depend_on_how_its_teacher_came_about(watched, tmp_pa
 
 @pytest.mark.parametrize("name", FIRST)
 def test_in_a_cohort_or_alone_the_numbers_are_the_same(name, done, rows, tmp_path):
-    its = runner(tmp_path)
+    its = runner(tmp_path, RECIPE)
     its.trained = done.trained
     (row,) = its.run([(name, 0)])
     assert (row.metrics, row.curves) == (rows[name].metrics, rows[name].curves)
@@ -218,7 +213,7 @@ def test_in_a_cohort_or_alone_the_numbers_are_the_same(name, done, rows, tmp_pat
 
 
 def test_a_cohort_of_labels_alone_asks_for_no_teacher(tmp_path):
-    its = runner(tmp_path)
+    its = runner(tmp_path, RECIPE)
     rows = its.run([("few_again", 0), ("few_smoothing", 0)])
     assert [row.arm for row in rows] == ["few_again", "few_smoothing"]
     assert not its.weights("few_teacher", 0).exists()

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from born_again_runs import runner
+from smoke_runs import runner
+from stopped_trainings import Stopped, stops_at
 from torch import nn
 
 from kdrepro import engine
@@ -15,10 +16,6 @@ from kdrepro.recipes.born_again import RECIPE, config
 from kdrepro.runs import Runner
 
 CHAIN = ["few_ban1", "few_cwtm", "few_ban2", "few_ban3", "few_ens3"]
-
-
-class Stopped(Exception):
-    """Ends a run."""
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +34,7 @@ def undisturbed(longer, tmp_path_factory) -> Runner:
 def stop(patch: pytest.MonkeyPatch, at: int) -> None:
     """Stop at that step, counted over all generations by their first members."""
     members = born_again.Member
-    steps = iter(range(10_000))
-
-    def after_step(net: nn.Module) -> None:
-        if next(steps) == at:
-            raise Stopped
+    after_step = stops_at(at)
 
     def watched(*, label: str, **arguments):
         return members(label=label, after_step=None if label == "few_cwtm" else after_step, **arguments)

@@ -15,15 +15,14 @@ from fitnet_runs import (
     ONE_STAGE,
     SOFT,
     TWO_STAGES,
-    runner,
     settings,
     watch,
 )
+from smoke_runs import runner
 
 from kdrepro import metrics, predict
 from kdrepro.caching import CachedTeacher
 from kdrepro.fitnet_training import FitNetTraining
-from kdrepro.ledger import Row
 from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
@@ -35,14 +34,9 @@ from kdrepro.runs import Runner
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Every arm on digits with seed 0."""
-    its = runner(tmp_path_factory.mktemp("runs"))
+    its = runner(tmp_path_factory.mktemp("runs"), RECIPE)
     its.run(its.plan(DIGITS, [0]))
     return its
-
-
-@pytest.fixture(scope="module")
-def rows(done: Runner) -> dict[str, Row]:
-    return {row.arm: row for row in done.ledger.rows()}
 
 
 # The rows.
@@ -106,7 +100,7 @@ def test_what_is_done_is_not_planned_again(done):
 
 
 def test_the_same_run_elsewhere_has_the_same_numbers(done, rows, tmp_path):
-    again = runner(tmp_path)
+    again = runner(tmp_path, RECIPE)
     row = again.run(again.plan(["fitnet"], [0]))[-1]
     assert (row.metrics, row.curves, row.config) == (
         rows["fitnet"].metrics,
@@ -136,7 +130,7 @@ def test_students_that_are_compared_start_from_the_same_weights(done):
 )
 def test_an_arm_is_these_trainings_in_this_order(name, kinds, done, monkeypatch, tmp_path):
     seen = watch(monkeypatch)
-    its = runner(tmp_path)
+    its = runner(tmp_path, RECIPE)
     its.trained = done.trained
     its.run([(name, 0)])
     assert [(part, type(objective).__name__) for part, objective in seen] == kinds

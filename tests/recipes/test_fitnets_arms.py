@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from fitnet_runs import DIGITS, FOUND, FOUND_OF_HINTS, FOUND_OF_SOFT_TARGETS, SOFT, runner, settings
+from fitnet_runs import DIGITS, FOUND, FOUND_OF_HINTS, FOUND_OF_SOFT_TARGETS, SOFT, settings
+from smoke_runs import runner
 
 from kdrepro.claims import Comparison, Side, paper
 from kdrepro.fitnet_training import FitNetTraining
@@ -98,7 +99,7 @@ def test_settings_of_one_run_do_not_leak_into_another():
     [("teacher", 360_816), ("student_alone", 29_944), ("fitnet", 29_944), ("fitnet_code", 35_992)],
 )
 def test_the_nets_are_the_papers(name, weights, tmp_path):
-    net = Run(runner(tmp_path), name, RECIPE.arm(name), 0).build()
+    net = Run(runner(tmp_path, RECIPE), name, RECIPE.arm(name), 0).build()
     assert maxout.counted_weights(net) == weights
     drops = [part.probability for part in net.modules() if hasattr(part, "probability")]
     assert drops == ([0.2, 0.5, 0.5, 0.5] if name == "teacher" else [])

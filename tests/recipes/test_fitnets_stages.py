@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from fitnet_runs import Stopped, runner, settings, watch
+from fitnet_runs import settings, watch
+from smoke_runs import runner
+from stopped_trainings import Stopped
 from torch import Tensor
 
 from kdrepro import engine, fitnet_training

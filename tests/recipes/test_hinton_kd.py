@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from smoke_runs import runner
 
 from kdrepro import metrics, predict, recipes
 from kdrepro.arms import candidates
 from kdrepro.checkpoints import load_weights
-from kdrepro.ledger import Ledger, Row, recorded
+from kdrepro.ledger import recorded
 from kdrepro.recipes.hinton_kd import RECIPE, TEMPERATURES, config
 from kdrepro.runs import Runner
 from kdrepro.teacher import FrozenTeacher
@@ -22,29 +21,13 @@ ALONE = {"teacher", "student_alone", "units300_alone", "units30_alone", "few_dig
 PAIRS = [("soft_targets_T20", seed) for seed in range(4)]
 
 
-def runner(folder: Path, **changes) -> Runner:
-    arguments = {
-        "protocol": "smoke",
-        "ledger": Ledger(folder),
-        "work": folder,
-        "device": "cpu",
-        "progress": False,
-    }
-    return Runner(RECIPE, **(arguments | {"precision": "fp32"} | changes))
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Every arm with seed 0, and four pairs of the headline."""
-    its = runner(tmp_path_factory.mktemp("runs"))
+    its = runner(tmp_path_factory.mktemp("runs"), RECIPE)
     its.run(its.plan(seeds=[0]))
     its.run(its.plan([name for name, _ in PAIRS[:1]], [seed for _, seed in PAIRS]))
     return its
-
-
-@pytest.fixture(scope="module")
-def rows(done: Runner) -> dict[str, Row]:
-    return {row.arm: row for row in done.ledger.rows() if row.seed == 0}
 
 
 def test_the_arms_are_those_that_the_claims_name():
@@ -180,7 +163,7 @@ def test_students_that_are_compared_start_from_the_same_weights(done):
 
 
 def test_the_same_run_elsewhere_has_the_same_numbers(done, tmp_path):
-    again = runner(tmp_path)
+    again = runner(tmp_path, RECIPE)
     (_, row) = again.run(again.plan(["soft_targets_T20"], [1]))
     expected = done.ledger.get(row.run)
     assert (row.metrics, row.curves, row.config) == (expected.metrics, expected.curves, expected.config)
@@ -243,8 +226,7 @@ def test_candidates_are_tried_on_held_out_digits(tmp_path, monkeypatch):
     assert len(names) == sum(len(settings) for settings in RECIPE.candidates.values())
     assert all(tried.arm(name).seeds == 1 for name in names)
     small = dataclasses.replace(tried, held_out=100)
-    its = runner(tmp_path, split="select")
-    its.recipe = small
+    its = runner(tmp_path, small, split="select")
     name = next(name for name in names if name.startswith("student_alone"))
     (row,) = its.run(its.plan([name]))
     (settings, *_) = RECIPE.candidates["student_alone"]
@@ -257,7 +239,7 @@ def test_candidates_are_tried_on_held_out_digits(tmp_path, monkeypatch):
 
 
 def test_weights_that_are_lost_are_trained_again_and_the_row_stays(tmp_path):
-    its = runner(tmp_path)
+    its = runner(tmp_path, RECIPE)
     its.run([("teacher", 0)])
     row = its.ledger.get(its.run_id("teacher", 0))
     before = its.trained("teacher", 0).state_dict()
@@ -273,7 +255,7 @@ def test_weights_that_are_lost_are_trained_again_and_the_row_stays(tmp_path):
 
 
 def test_weights_of_another_size_are_refused_by_name(tmp_path):
-    its = runner(tmp_path)
+    its = runner(tmp_path, RECIPE)
     its.run([("units30_alone", 0)])
     its.weights("units30_alone", 0).rename(its.weights("teacher", 0))
     with pytest.raises(ValueError, match=r"teacher\.s0\.safetensors: its weights do not load into MLP"):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from sequence_kd_runs import CMU, FOUND, UNTAUGHT, runner
+from sequence_kd_runs import CMU, FOUND, UNTAUGHT
+from smoke_runs import runner
 
 from kdrepro import text_metrics
 from kdrepro.claims import paper
 from kdrepro.data.parallel import EncodedText
 from kdrepro.decode import Hypothesis, beam_search, greedy
-from kdrepro.ledger import Ledger, Row
+from kdrepro.ledger import Row
 from kdrepro.methods.sequence_kd import closest_to_reference
 from kdrepro.recipes import sequence_kd
 from kdrepro.recipes.sequence_kd import RECIPE, config
@@ -29,7 +31,7 @@ WORD_LEVEL = {"word_kd", "seq_word", "seq_word_inter"}
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Every arm on spelling, with seed 0."""
-    its = runner(tmp_path_factory.mktemp("runs"))
+    its = runner(tmp_path_factory.mktemp("runs"), RECIPE)
     its.run(its.plan([f"cmu_{name}" for name in sorted(CMU)], [0]))
     return its
 
@@ -61,8 +63,9 @@ def test_the_settings_that_the_deviations_show_are_there(rows):
 def test_every_arm_leaves_a_row_with_its_metrics_and_settings(rows):
     assert set(rows) == CMU
     for name, row in rows.items():
-        base = "teacher" if name.startswith("teacher") else "student"
-        settings = config(f"cmu {base}", "smoke") | RECIPE.arm(f"cmu_{name}").overrides
+        arm = RECIPE.arm(f"cmu_{name}")
+        assert arm.base.startswith("cmu teacher" if name.startswith("teacher") else "cmu student"), name
+        settings = config(arm.base, "smoke") | arm.overrides
         assert settings.items() <= row.config.items(), name
         assert set(row.config) - set(settings) <= FOUND | {"translations_10"}, name
         assert ("soft_weight" in row.config) == (name in WORD_LEVEL), name
@@ -122,7 +125,7 @@ def test_interpolation_trains_on_the_nearest_of_a_wide_beam(done, text, monkeypa
         return real(self, pairs, *rest, **options)
 
     monkeypatch.setattr(TranslatorTraining, "fit", noted)
-    again = runner(done.work / "again", work=done.work)
+    again = runner(done.work / "again", RECIPE, work=done.work)
     again.run([("cmu_seq_inter", 0)])
     ((sources, targets),) = trained_on
     several = translations(done, 10)
@@ -170,7 +173,7 @@ def test_longer_training_is_on_the_references_of_the_pairs_that_interpolation_ta
         return real(self, pairs, *rest, **options)
 
     monkeypatch.setattr(TranslatorTraining, "fit", noted)
-    its = runner(done.work / "longer")
+    its = runner(done.work / "longer", RECIPE)
     names = ["teacher", "student_alone", "inter", "student_longer"]
     its.run([(f"cmu_{name}", 0) for name in names])
     *_, nearest, longer = trained_on
@@ -185,12 +188,12 @@ def test_what_is_nearest_is_found_once_for_all_that_learn_from_a_teacher(done, m
     before = file.read_bytes()
     assert len(json.loads(before)["chosen"]) == 200
     monkeypatch.setattr("kdrepro.translator_training.closest_to_reference", None)
-    again = runner(done.work / "found", work=done.work)
+    again = runner(done.work / "found", RECIPE, work=done.work)
     again.run([("cmu_inter", 0)])
     monkeypatch.undo()
     # What was found for other references is not taken for these.
     file.write_text(json.dumps(json.loads(before) | {"asked": "something else", "chosen": [1]}))
-    runner(done.work / "sought", work=done.work).run([("cmu_inter", 0)])
+    runner(done.work / "sought", RECIPE, work=done.work).run([("cmu_inter", 0)])
     assert file.read_bytes() == before
 
 
@@ -213,7 +216,7 @@ def test_what_is_nearest_in_another_beam_is_not_taken_for_this_ones(tmp_path):
 def test_a_teacher_whose_answers_do_not_fit_is_asked_at_every_step(done, rows, monkeypatch):
     assert rows["word_kd"].config["teacher_cached"] is True
     monkeypatch.setattr("kdrepro.translator_training._MOST_CACHED", 1000)
-    (row,) = runner(done.work / "asked", work=done.work).run([("cmu_word_kd", 0)])
+    (row,) = runner(done.work / "asked", RECIPE, work=done.work).run([("cmu_word_kd", 0)])
     assert row.config == rows["word_kd"].config | {"teacher_cached": False}
     for name, curve in rows["word_kd"].curves.items():
         assert row.curves[name] == pytest.approx(curve, rel=1e-5), name
@@ -221,7 +224,7 @@ def test_a_teacher_whose_answers_do_not_fit_is_asked_at_every_step(done, rows, m
 
 def test_interpolation_takes_its_pairs_from_the_whole_text(done, text, monkeypatch):
     monkeypatch.setitem(sequence_kd._SPELLING, "interpolation_sentences", 100)
-    again = runner(done.work / "half")
+    again = runner(done.work / "half", RECIPE)
     again.run(again.plan(["cmu_teacher"], [0]))
     arm = RECIPE.arm("cmu_teacher_inter")
     training = TranslatorTraining(Run(again, "cmu_teacher_inter", arm, 0), at_least=1, phonemes=True)
@@ -273,7 +276,7 @@ def test_a_search_that_was_killed_leaves_the_same_rows(done, rows, tmp_path):
             content = file.read_bytes()
             cut = len(content) // 2 if file.name.endswith("beam5.jsonl") else len(content)
             (tmp_path / folder / file.name).write_bytes(content[:cut])
-    (row,) = runner(tmp_path).run([("cmu_seq_kd", 0)])
+    (row,) = runner(tmp_path, RECIPE).run([("cmu_seq_kd", 0)])
     timed = {name for name in row.metrics if "second" in name or "speedup" in name}
     assert timed
     assert {name: value for name, value in row.metrics.items() if name not in timed} == {
@@ -284,9 +287,7 @@ def test_a_search_that_was_killed_leaves_the_same_rows(done, rows, tmp_path):
 
 
 def test_settings_are_chosen_on_the_pairs_for_choosing(tmp_path):
-    its = Runner(
-        RECIPE, protocol="smoke", ledger=Ledger(tmp_path), split="select", work=tmp_path, progress=False
-    )
+    its = runner(tmp_path, replace(RECIPE, held_out=50), split="select")
     whole, held = (
         sequence_kd._loaded(sequence_kd.CORPORA["cmu"], "smoke"),
         its.data(RECIPE.arm("cmu_teacher")),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sequence_kd_runs import CMU, metrics_read, runner
+from sequence_kd_runs import CMU, metrics_read
+from smoke_runs import runner
 
 from kdrepro.claims import paper
 from kdrepro.recipes.sequence_kd import OWN_ARMS, own_text

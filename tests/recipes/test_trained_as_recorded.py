@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import born_again_runs
-import fitnet_runs
 import numpy
 import pytest
-import sequence_kd_runs
 import torch
+from smoke_runs import runner
 from torch import nn
 from torch.optim import SGD, Adam, RMSprop
 from watched_trainings import Watched, recorded, rows_of, watch
@@ -19,15 +17,13 @@ from kdrepro.attention_looks import attention_maps as maps_of
 from kdrepro.data.batches import CropFlip, Jitter
 from kdrepro.data.examples import DataSet, Examples
 from kdrepro.exhibits import attention_maps
-from kdrepro.ledger import Ledger
 from kdrepro.methods.born_again import BornAgain, LabelSmoothing
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
-from kdrepro.recipes import attention_transfer, born_again, hinton_kd
+from kdrepro.recipes import attention_transfer, born_again, fitnets, hinton_kd, sequence_kd
 from kdrepro.runs import Runner
 
 SEED = 1
-WHERE = {"device": "cpu", "precision": "fp32", "progress": False}
 
 
 @pytest.fixture
@@ -50,7 +46,7 @@ def assert_batches(trainee: Watched, its: dict, *, seed: int = SEED) -> None:
 
 @pytest.fixture
 def hinton(tmp_path) -> Runner:
-    return Runner(hinton_kd.RECIPE, protocol="smoke", ledger=Ledger(tmp_path), work=tmp_path, **WHERE)
+    return runner(tmp_path, hinton_kd.RECIPE)
 
 
 def test_hinton(hinton, trained):
@@ -111,7 +107,7 @@ def watched_inputs(trainee: Watched) -> set[bytes]:
 
 
 def test_born_again(tmp_path, trained):
-    its = born_again_runs.runner(tmp_path)
+    its = runner(tmp_path, born_again.RECIPE)
     its.run(its.plan(["few_ban2", "few_ban_l", "few_smoothing"], [SEED]))
     for each in trained:
         row = recorded(its, each)
@@ -142,13 +138,7 @@ def on_few_pictures(recipe, folder, *arms: str, **changes) -> Runner:
         name: dataclasses.replace(arm, load=pictures, overrides=arm.overrides | {"epochs": 2} | changes)
         for name, arm in recipe.arms.items()
     }
-    its = Runner(
-        dataclasses.replace(recipe, arms=made, load=pictures),
-        protocol="reduced",
-        ledger=Ledger(folder),
-        work=folder,
-        **WHERE,
-    )
+    its = runner(folder, dataclasses.replace(recipe, arms=made, load=pictures), protocol="reduced")
     # What is shown of a protocol that is recorded is of committed code.
     its.dirty = False
     its.run(its.plan(arms, [SEED]))
@@ -157,6 +147,7 @@ def on_few_pictures(recipe, folder, *arms: str, **changes) -> Runner:
 
 def test_born_again_on_pictures(tmp_path, trained):
     its = on_few_pictures(born_again.RECIPE, tmp_path, "ban1")
+    assert by_run(trained).keys() == {"teacher", "ban1"}
     for each in trained:
         row = recorded(its, each)
         assert_batches(each, row, seed=1000 * row["generation"] + SEED)
@@ -227,7 +218,7 @@ def test_rows_of_attention_transfer_keep_maps_of_a_few_pictures_and_how_far_they
 
 
 def test_sequence_kd(tmp_path, trained):
-    its = sequence_kd_runs.runner(tmp_path)
+    its = runner(tmp_path, sequence_kd.RECIPE)
     arms = ["cmu_word_kd", "cmu_seq_inter", "cmu_pruned_50", "cmu_seq_word_inter"]
     its.run(its.plan(arms, [SEED]))
     parts = {"retrain": "retrain_rate", "fine": "fine_rate"}
@@ -256,7 +247,7 @@ def kernel_norms(module: nn.Module) -> torch.Tensor:
 
 
 def test_fitnets(tmp_path, trained):
-    its = fitnet_runs.runner(tmp_path)
+    its = runner(tmp_path, fitnets.RECIPE)
     its.run(its.plan(["fitnet", "fitnet_joint", "student_alone", "kd"], [SEED]))
     arms = by_run(trained)
     for name, each in arms.items():
@@ -298,7 +289,8 @@ def _layers(trainee: Watched) -> list[nn.Module]:
 
 
 def test_fitnets_stop_by_no_test_digit_and_by_none_that_is_trained_on(tmp_path, trained):
-    its = fitnet_runs.runner(tmp_path)
+    its = runner(tmp_path, fitnets.RECIPE)
     its.run(its.plan(["fitnet"], [SEED]))
+    assert by_run(trained).keys() == {"teacher", "fitnet+hint", "fitnet"}
     for each in trained:
         assert_stopped_by_others(each, its.data(its.recipe.arm("fitnet")).test)
