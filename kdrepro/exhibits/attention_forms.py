@@ -245,7 +245,7 @@ def pulls_in_the_end(ledger: Ledger, *, protocol: str = "reduced") -> pd.DataFra
         for place, side in enumerate(GROUP_SIDES):
             distance = fmean(row.metrics[f"map_distance_group{place}"] for row in kept)
             form, weight, _ = _term(kept[0].config, side**2)
-            distances[f"distance, {side}×{side}"] = number(distance)
+            distances[f"apart, {side}×{side}"] = number(distance)
             forces[f"pull, {side}×{side}"] = number(pull(form, weight, distance=distance, positions=side**2))
         records.append({"Arm": arm, **distances, **forces, "Runs": len(kept)})
     return pd.DataFrame(records)
