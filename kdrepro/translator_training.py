@@ -18,6 +18,7 @@ from kdrepro.data.parallel import EncodedText, write_lines
 from kdrepro.data.text import SentenceBatches
 from kdrepro.decode import Hypothesis
 from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
+from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.pruning import kept_shares, remaining_weights
 from kdrepro.resume import History
 from kdrepro.run import Run
@@ -25,6 +26,8 @@ from kdrepro.translation import TranslationTest
 
 # In bytes. The captions take 7 GB in half precision.
 _MOST_CACHED = 8 * 2**30
+# In steps. Making kernels takes a GPU as long as some thousand steps without them.
+_WORTH_COMPILING = 5_000
 
 
 def some_pairs(count: int, wanted: int) -> range:
@@ -171,6 +174,8 @@ class TranslatorTraining:
     ) -> History:
         settings = self.settings
         batches = SentenceBatches(*pairs, batch_size=settings["batch_size"], seed=self.run.seed)
+        if isinstance(self.net, LSTMSeq2Seq):
+            self.net.compiled = epochs * len(batches) >= _WORTH_COMPILING
         return self.run.fit(
             self.net,
             objective,

@@ -1,8 +1,9 @@
-"""The loops of an LSTM encoder-decoder over time, with gradients written by hand.
+"""The loops of an LSTM encoder-decoder over time on a CPU, with gradients written by hand.
 
 Input feeding makes every step of the decoder wait for the one before, so what a step costs is all that counts. Here a
 step is one matrix product per layer and few operations beside it, autograd records none of them, and the gradients of
-the weights, which autograd would add up step by step, are one product over all positions when the loop is done.
+the weights, which autograd would add up step by step, are one product over all positions when the loop is done. Most
+is done in place: on a CPU memory is what the small operations wait for. `fused_recurrence` has the loops of a GPU.
 """
 
 from __future__ import annotations
@@ -25,14 +26,6 @@ def by_sigmoid(values: Tensor) -> bool:
     """Say whether a tanh is had as 2σ(2x) − 1: on a CPU, torch's sigmoid is ten times as fast as its tanh.
 
     On a GPU the arithmetic costs nothing here, and each operation, however small, is a launch.
-    """
-    return values.device.type == "cpu"
-
-
-def casts_last(values: Tensor) -> bool:
-    """Say whether an operation that writes half precision computes in the type of what it is given.
-
-    On a CPU; CUDA's gradients of sigmoid and tanh round what they are given to the type of what they write.
     """
     return values.device.type == "cpu"
 
@@ -85,12 +78,8 @@ class _CellGradients:
         steps = len(self.gates)
         self.sums = self.cells[0].new_empty(steps, batch, 4 * size, dtype=dtype)
         self.opened = self.cells[0].new_empty(batch, 4 * size)
-        # Where they are written first: one place for all steps, or at once into the sums.
-        self.apart = self.sums.dtype != self.opened.dtype and not casts_last(self.sums)
-        written = torch.empty_like(self.opened).expand(steps, -1, -1) if self.apart else self.sums
-        self.written = written.unbind()
-        self.sigmoids = written[..., : 3 * size].unbind()
-        self.tanhs = written[..., 3 * size :].unbind()
+        self.sigmoids = self.sums[..., : 3 * size].unbind()
+        self.tanhs = self.sums[..., 3 * size :].unbind()
         self.parts = [*self.opened.chunk(4, dim=1), self.opened[:, : 3 * size]]
         self.size = size
 
@@ -106,8 +95,6 @@ class _CellGradients:
         torch.mul(cell, inputs, out=to_new)
         sigmoid_backward(to_sigmoids, gates[:, : 3 * self.size], grad_input=self.sigmoids[t])
         tanh_backward(to_new, new, grad_input=self.tanhs[t])
-        if self.apart:
-            self.sums[t].copy_(self.written[t])
         cell.mul_(forget)
         return self.sums[t]
 
@@ -249,10 +236,7 @@ class DecoderLoop(Function):
                 total = total + fed
             if dropped is not None:
                 total = total * dropped[-1, t]
-            if back[0].apart:
-                sums[t].copy_(tanh_backward(total, vectors[t]))
-            else:
-                tanh_backward(total, vectors[t], grad_input=sums[t])
+            tanh_backward(total, vectors[t], grad_input=sums[t])
             # The softmax's gradient.
             weighted = attention[t] * torch.bmm(values, sums[t].unsqueeze(2)).squeeze(2)
             torch.addcmul(weighted, attention[t], weighted.sum(1, keepdim=True), value=-1, out=scores[t])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from kdrepro.models import recurrence
-from kdrepro.models.recurrence import DecoderLoop, EncoderLayer, cell_step, dropout_factors, tanh_
+from kdrepro.models import fused_recurrence, recurrence
+from kdrepro.models.recurrence import cell_step, dropout_factors, tanh_
 
 BATCH, STEPS, SOURCE, HIDDEN = 2, 3, 4, 3
 
@@ -18,24 +20,37 @@ def numbers(*shape: int, seed: int, requires_grad: bool = True) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(requires_grad)
 
 
-@pytest.fixture(params=["on a CPU", "as elsewhere"])
-def operations(request, monkeypatch):
-    """The operations that suit a CPU, and those that other devices get."""
-    if request.param == "as elsewhere":
-        monkeypatch.setattr(recurrence, "by_sigmoid", lambda values: False)
-        monkeypatch.setattr(recurrence, "casts_last", lambda values: False)
+@pytest.fixture(params=["on a CPU", "on a GPU", "compiled"])
+def loops(request, monkeypatch):
+    """An encoder's layer and the decoder, as a CPU takes them, as a GPU does, and as functions that are traced."""
+    if request.param == "on a CPU":
+        return recurrence.EncoderLayer.apply, recurrence.DecoderLoop.apply
+    compiled = request.param == "compiled"
+    if compiled:
+        monkeypatch.setattr(fused_recurrence, "can_compile", lambda: True)
+        monkeypatch.setattr(fused_recurrence, "_compiled", traced)
+    return (
+        partial(fused_recurrence.EncoderLayer.apply, compiled),
+        partial(fused_recurrence.DecoderLoop.apply, compiled),
+    )
 
 
-@pytest.mark.usefixtures("operations")
-def test_the_encoders_gradients_are_right():
+@cache
+def traced(step):
+    """What torch.compile follows, without the minute that it takes to write kernels."""
+    return torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=False)
+
+
+def test_the_encoders_gradients_are_right(loops):
+    encode, _ = loops
     inputs, weight = numbers(SOURCE, BATCH, 4 * HIDDEN, seed=0), numbers(4 * HIDDEN, HIDDEN, seed=1)
-    assert gradcheck(EncoderLayer.apply, (inputs, weight, torch.tensor([3, 1])))
+    assert gradcheck(encode, (inputs, weight, torch.tensor([3, 1])))
 
 
-@pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("dropout", [False, True])
-def test_the_decoders_gradients_are_right(layers, dropout):
+def test_the_decoders_gradients_are_right(loops, layers, dropout):
+    _, decode = loops
     words = numbers(STEPS, BATCH, 4 * HIDDEN, seed=0)
     keys, values = numbers(BATCH, SOURCE, HIDDEN, seed=1), numbers(BATCH, SOURCE, HIDDEN, seed=2)
     blocked = torch.zeros(BATCH, 1, SOURCE, dtype=torch.float64)
@@ -54,22 +69,24 @@ def test_the_decoders_gradients_are_right(layers, dropout):
         ]
     # All gradients at once, in a random direction.
     assert gradcheck(
-        DecoderLoop.apply,
+        decode,
         (words, keys, values, blocked, *states, dropped, own, *weights),
         fast_mode=layers > 1,
     )
 
 
-def test_a_second_derivative_is_refused_and_not_wrong():
+def test_a_second_derivative_is_refused_and_not_wrong(loops):
+    encode, _ = loops
     inputs, weight = numbers(SOURCE, BATCH, 4 * HIDDEN, seed=0), numbers(4 * HIDDEN, HIDDEN, seed=1)
-    hidden, _, _ = EncoderLayer.apply(inputs, weight, torch.tensor([3, 3]))
+    hidden, _, _ = encode(inputs, weight, torch.tensor([3, 3]))
     (first,) = torch.autograd.grad(hidden.square().sum(), inputs, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
 
-@pytest.mark.usefixtures("operations")
-def test_a_step_of_a_cell_is_torchs():
+@pytest.mark.parametrize("by_sigmoid", [True, False])
+def test_a_step_of_a_cell_is_torchs(monkeypatch, by_sigmoid):
+    monkeypatch.setattr(recurrence, "by_sigmoid", lambda values: by_sigmoid)
     cell = torch.nn.LSTMCell(5, HIDDEN).double()
     inputs, hidden, before = (
         numbers(BATCH, size, seed=size, requires_grad=False) for size in (5, HIDDEN, HIDDEN)
@@ -80,7 +97,10 @@ def test_a_step_of_a_cell_is_torchs():
         # torch has the gates in the order i, f, g, o.
         i, f, g, o = sums.chunk(4, dim=1)
         output, new, squashed = cell_step(torch.cat([i, f, o, g], dim=1), before)
-        torch.testing.assert_close((output * squashed, new), cell(inputs, (hidden, before)))
+        expected = cell(inputs, (hidden, before))
+        torch.testing.assert_close((output * squashed, new), expected)
+        sums = torch.cat([i, f, o, g], dim=1)
+        torch.testing.assert_close(fused_recurrence.cell_forward(sums, before), expected)
 
 
 def test_tanh_holds_far_from_zero_and_near_it():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.nn.utils import prune
 
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.losses.reduce import masked_mean
-from kdrepro.models import recurrence
+from kdrepro.models import fused_recurrence, recurrence
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 
 # Sizes, first weights, precision, dropout.
@@ -64,21 +66,26 @@ def test_half_precision_is_close_to_float32():
         assert (other - one).norm() < 0.03 * one.norm(), name
 
 
-def test_gradients_in_half_precision_are_the_same_where_they_are_rounded_apart(monkeypatch):
-    """What CUDA needs, done on a CPU, which rounds what it writes once in either way."""
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_loops_of_a_gpu_give_what_those_of_a_cpu_give(monkeypatch, half, dropout):
     torch.manual_seed(0)
-    net = LSTMSeq2Seq(11, 13, hidden=16)
+    net = LSTMSeq2Seq(11, 13, hidden=64, dropout=dropout)
+    cpu = recurrence.EncoderLayer, recurrence.DecoderLoop
     found = []
-    for at_once in (True, False):
-        monkeypatch.setattr(recurrence, "casts_last", lambda values, at_once=at_once: at_once)
+    for on_gpu in (False, True):
+        for name, loop in zip(("EncoderLayer", "DecoderLoop"), cpu, strict=True):
+            other = getattr(fused_recurrence, name)
+            applied = SimpleNamespace(apply=partial(other.apply, False)) if on_gpu else loop
+            monkeypatch.setattr(recurrence, name, applied)
         torch.manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = net(SOURCE, PREVIOUS)
         loss = masked_mean(hard_target_loss(logits.float(), TARGETS), MASK)
-        found.append(torch.autograd.grad(loss, list(net.parameters())))
+        found.append((logits.float()[MASK], *torch.autograd.grad(loss, list(net.parameters()))))
     for one, other in zip(*found, strict=True):
-        assert torch.equal(one, other)
-        assert one.abs().sum() > 0
+        assert (other - one).norm() <= (0.03 if half else 1e-5) * one.norm()
+        assert one.norm() > 0
 
 
 def test_half_precision_steps_as_it_reads():

@@ -1,0 +1,80 @@
+"""The loops on a GPU, with kernels of their own and without, and recorded: the numbers are those of a CPU."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+
+from kdrepro import Supervised, fit
+from kdrepro.data.text import SentenceBatches
+from kdrepro.losses.logits import hard_target_loss
+from kdrepro.models import fused_recurrence
+from kdrepro.models.seq2seq import LSTMSeq2Seq
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def full_fp32():
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def net(*, dropout: float = 0.0) -> LSTMSeq2Seq:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LSTMSeq2Seq(50, 60, hidden=100, dropout=dropout)
+
+
+def pairs(count: int) -> list[list[int]]:
+    draw = random.Random(0)
+    return [[draw.randrange(4, 50) for _ in range(draw.randint(1, 12))] for _ in range(count)]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_losses_and_gradients_are_those_of_a_cpu(half, compiled):
+    if compiled:
+        assert fused_recurrence.can_compile()
+    sentences = pairs(75)
+    batches = SentenceBatches(sentences, sentences[::-1], batch_size=32, seed=0)
+    on_cpu = net()
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    on_gpu.compiled = compiled
+    for place in range(2):
+        for batch, other in zip(batches.to("cpu").epoch(place), batches.to("cuda").epoch(place), strict=True):
+            found = []
+            for student, given in ((on_cpu, batch), (on_gpu, other)):
+                with torch.autocast(given.targets.device.type, torch.bfloat16, enabled=half):
+                    logits = student(**given.inputs)
+                loss = hard_target_loss(logits.float(), given.targets)[given.mask].mean()
+                gradients = torch.autograd.grad(loss, list(student.parameters()))
+                found.append([loss.detach().cpu(), *(each.cpu() for each in gradients)])
+            for one, seen in zip(*found, strict=True):
+                assert (seen - one).norm() <= (0.05 if half else 1e-4) * one.norm()
+
+
+def test_recorded_steps_with_kernels_train_as_steps_without_do():
+    sentences = pairs(300)
+    curves = []
+    for compiled in (False, True):
+        student = net(dropout=0.3)
+        student.compiled = compiled
+        history = fit(
+            student,
+            Supervised(),
+            SentenceBatches(sentences, sentences[::-1], batch_size=32, seed=0),
+            optimizer=lambda each: torch.optim.Adam(each, lr=0.003, fused=True),
+            epochs=6,
+            gradient_clip=1.0,
+            device="cuda",
+            precision="fp32",
+            cuda_graphs=compiled,
+        )
+        curves.append(history.curves["loss"])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
