@@ -43,7 +43,20 @@ __all__ = [
 
 
 # What the numbers of a claim without a unit of its own are in.
-_UNITS = {"test_errors": "test errors", "test_errors_bias_train": "test errors", "test_nll": "nats"}
+_UNITS = {
+    "test_errors": "test errors",
+    "test_errors_bias_train": "test errors",
+    "test_nll": "nats",
+    "test_perplexity": "perplexity",
+    "bleu_greedy": "BLEU, greedy",
+    "bleu_beam5": "BLEU, beam of 5",
+    "beam_gain": "BLEU",
+    "mode_mass": "probability",
+    "mode_odds": "odds",
+    "greedy_speedup": "times",
+    "speedup_over_teacher_greedy": "times",
+    "speedup_over_teacher_beam5": "times",
+}
 _UNJUDGED_WORDS = {
     "not run": "Not run, not often enough yet, or not to be judged, with the reason in the chapter",
     "out of reach": "Out of reach, with the reason in the chapter",
@@ -67,11 +80,11 @@ def _we_find(judgement: Judgement) -> str:
         return "–"
     claim, (low, high) = judgement.claim, judgement.interval
     unit = claim.unit
-    if claim.kind in ("order", "similar") and not unit and not judgement.metric:
-        metrics = {each.metric for each in claim.comparisons} or {claim.metric}
-        unit = _UNITS.get(metrics.pop(), "")
+    if claim.kind in ("order", "similar") and not unit:
+        metrics = {judgement.metric} if judgement.metric else {each.metric for each in claim.comparisons}
+        unit = _UNITS.get((metrics or {claim.metric}).pop(), "")
     text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {unit}".strip()
-    what = f"difference in {judgement.metric} " if judgement.metric else "difference "
+    what = f"difference in {judgement.metric} " if judgement.metric and not unit else "difference "
     if judgement.apart:
         text += "; similar, but not the same"
     of = {"value": "", "order": what, "similar": what, "recovery": "share "}

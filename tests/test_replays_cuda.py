@@ -174,6 +174,31 @@ def test_sentences_of_many_lengths_give_the_same_numbers(asked, longest, batch_s
     trained_alike(made, exact=False)
 
 
+def test_kernels_of_their_own_are_replayed_too():
+    draw = random.Random(0)
+    pairs = [[draw.randrange(4, 12) for _ in range(draw.randint(1, 6))] for _ in range(150)]
+
+    def made(compiled):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            student = LSTMSeq2Seq(12, 12, hidden=16, dropout=0.3)
+        student.compiled = compiled
+        history = fit(
+            student,
+            Supervised(),
+            SentenceBatches(pairs, pairs[::-1], batch_size=8, seed=3),
+            optimizer=lambda each: torch.optim.Adam(each, lr=0.003, fused=True),
+            gradient_clip=1.0,
+            epochs=4,
+            device="cuda",
+            precision="fp32",
+            cuda_graphs=compiled,
+        )
+        return [history], [student]
+
+    trained_alike(made, exact=False)
+
+
 # The last one: after a recording that failed, torch is no longer sure of its random numbers in this process.
 def test_an_objective_that_waits_for_a_value_is_refused():
     class Waits(nn.Module):

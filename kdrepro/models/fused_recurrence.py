@@ -277,7 +277,8 @@ class DecoderLoop(Function):
         vector_plain = _fused(vector_back, ctx.compiled)
         vector_drops = _fused(dropped_vector_back, ctx.compiled)
         plain, drops = _fused(layer_back, ctx.compiled), _fused(dropped_layer_back, ctx.compiled)
-        # As views of one, like what comes later: a kernel is for how its numbers lie.
+        # A kernel is for how its numbers lie. What comes has the sentences first; what is fed back are halves of one.
+        grads = grads.contiguous()
         fed, nothing = grads.new_zeros(batch, 2 * size).chunk(2, dim=1)
         from_cells = [grads.new_zeros(batch, size, dtype=fine) for _ in range(layers)]
         later = [nothing] * layers

@@ -3,6 +3,13 @@
     kdrepro run sequence_kd --protocol paper --arms ende_teacher,ende_student_alone,ende_seq_kd
     kdrepro run sequence_kd --source text.en --target text.de
 
+Cost at protocol paper: 44 runs, 16.5 hours on cpu: AMD EPYC, 1 thread; 38 runs, 1.56 hours on cuda: NVIDIA H200. On the
+GPU up to sixteen ran at a time. Evidence, BLEU with a beam of 5 at protocol paper, n = 5: ende_teacher 34.66 ± 0.34,
+ende_student_alone 32.8 ± 1.4, ende_word_kd 34.54 ± 0.75, ende_seq_kd 33.8 ± 1.0, ende_inter 33.0 ± 1.3, ende_word_inter
+34.52 ± 0.69, ende_seq_inter 33.50 ± 0.91; n = 4: ende_seq_word 34.29 ± 0.57, ende_seq_word_inter 33.91 ± 0.47,
+ende_pruned_80 32.82 ± 0.61; commits f389558, 394448a, 7fe5e4d, d618c3c, 791c1de, 6c6b762, b790fd0, b59bdc8. From German
+to English the student alone is all that is recorded.
+
 Optimiser and schedule are ours: the paper's were made for more text. A student of seed s learns from teacher s mod 5.
 """
 
@@ -10,14 +17,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from kdrepro.arms import Arm, Key, Recipe, Result
-from kdrepro.data import cmudict, multi30k
+from kdrepro.data import multi30k
+from kdrepro.data.corpora import Corpus, encoded, loaded, spelling
 from kdrepro.data.parallel import EncodedText, ParallelText, read_parallel
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
@@ -70,38 +77,10 @@ _QUICK_TEACHER = {"hidden": 128, "dropout": 0.2, "learning_rate": 0.01, "epochs"
 _SPELLING = {"batch_size": 64, "interpolation_beam": 10, "interpolation_sentences": 2_000, "max_length": 30}
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Where parallel text comes from, and how often a word has to be in it to be a word of the vocabulary.
-
-    The sentences are language, or the words of a dictionary and their `phonemes`.
-    """
-
-    load: Callable[[str], ParallelText]
-    at_least: int = 2
-    phonemes: bool = False
-
-
-@cache
-def _loaded(corpus: Corpus, protocol: str) -> ParallelText:
-    return corpus.load(protocol)
-
-
-@cache
-def _encoded(corpus: Corpus, protocol: str) -> EncodedText:
-    return EncodedText.of(_loaded(corpus, protocol), at_least=corpus.at_least)
-
-
-def _spelling(protocol: str) -> ParallelText:
-    sizes = {"smoke": (200, 50, 50), "quick": (6_000, 500, 500)}.get(protocol, (105_676, 5_855, 5_962))
-    train, valid, test = sizes
-    return cmudict.load().few(train=train, valid=valid, test=test)
-
-
 CORPORA = {
     "ende": Corpus(lambda protocol: multi30k.load("en", "de")),
     "deen": Corpus(lambda protocol: multi30k.load("de", "en")),
-    "cmu": Corpus(_spelling, at_least=1, phonemes=True),
+    "cmu": Corpus(spelling, at_least=1, phonemes=True),
 }
 
 
@@ -116,7 +95,7 @@ def config(base: str, protocol: str, *, corpora: dict[str, Corpus] = CORPORA) ->
     if protocol == "smoke":
         settings |= {"hidden": 8, "epochs": 1, "max_length": 12}
         settings |= {name: 1 for name in ("fine_epochs", "retrain_epochs") if name in settings}
-    text = _encoded(corpora[family], protocol)
+    text = encoded(corpora[family], protocol)
     return settings | {"source_words": len(text.source), "target_words": len(text.target)}
 
 
@@ -192,7 +171,7 @@ def prune(run: Run, *, corpora: dict[str, Corpus]) -> Result:
 def _arms(
     family: str, corpora: dict[str, Corpus], protocols: Sequence[str], *, seeds: int, teachers: int
 ) -> dict[str, Arm]:
-    load = partial(_loaded, corpora[family])
+    load = partial(loaded, corpora[family])
     later = {interpolate: " fine", prune: " retrain fine"}
 
     def taught(seed: int) -> Sequence[Key]:
@@ -286,7 +265,7 @@ def _recipe(
         "sequence_kd",
         arms,
         partial(config, corpora=corpora),
-        partial(_loaded, first),
+        partial(loaded, first),
         build,
         candidates,
         held_out=1_000,
@@ -319,7 +298,7 @@ def own_text(
     return (
         _recipe(corpora, {"own": PROTOCOLS}, seeds=1, teachers=1, candidates={}),
         data.digest,
-        partial(_encoded, corpora["own"]),
+        partial(encoded, corpora["own"]),
     )
 
 

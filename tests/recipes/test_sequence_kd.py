@@ -13,6 +13,7 @@ from smoke_runs import runner
 
 from kdrepro import text_metrics
 from kdrepro.claims import paper
+from kdrepro.data import corpora
 from kdrepro.data.parallel import EncodedText
 from kdrepro.decode import Hypothesis, beam_search, greedy
 from kdrepro.ledger import Row
@@ -289,7 +290,7 @@ def test_a_search_that_was_killed_leaves_the_same_rows(done, rows, tmp_path):
 def test_settings_are_chosen_on_the_pairs_for_choosing(tmp_path):
     its = runner(tmp_path, replace(RECIPE, held_out=50), split="select")
     whole, held = (
-        sequence_kd._loaded(sequence_kd.CORPORA["cmu"], "smoke"),
+        corpora.loaded(sequence_kd.CORPORA["cmu"], "smoke"),
         its.data(RECIPE.arm("cmu_teacher")),
     )
     assert held.test == whole.valid
