@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from recorded_rows import make_row, make_rows, teacher_run, write_ledger
 from scipy import stats
+from translation_rows import translation_row
 
 from kdrepro import tables
 from kdrepro.verdicts import judge_paper, paper, papers
@@ -255,3 +256,19 @@ def test_the_ledgers_side_needs_no_torch():
     code = "import sys, kdrepro.tables, kdrepro.plots; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_what_depends_on_the_machine_is_shown_by_machine(tmp_path):
+    on_gpu = {"device": "cuda: NVIDIA H200"}
+    rows = [
+        translation_row("ende_seq_inter", seed, 35.0, rate=rate, **changes)
+        for seed, rate, changes in ((0, 2_000.0, {}), (1, 2_400.0, {}), (2, 1_600.0, on_gpu))
+    ]
+    headings = {"speedup_over_teacher_beam5": "Times its teacher", "unknown": "Unknown"}
+    arms = ["ende_seq_inter", "deen_seq_inter"]
+    frame = tables.machine_table("sequence_kd", write_ledger(tmp_path, rows), arms, headings)
+    assert list(frame["Times its teacher"]) == ["10.0 to 12.0", "8.0"]
+    assert list(frame["Seeds"]) == ["0 to 1", "2"]
+    assert set(frame["Unknown"]) == {"not run"}
+    assert frame["Net trained on"].str.contains("H200").tolist() == [False, True]
+    assert set(frame["Arm"]) == {"ende_seq_inter"}

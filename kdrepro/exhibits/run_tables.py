@@ -183,6 +183,33 @@ def cost_words(recipe: str, ledger: Ledger, *protocols: str) -> str:
     return " ".join(sentences) or "Not run yet."
 
 
+def machine_table(
+    recipe: str,
+    ledger: Ledger,
+    arms: Sequence[str],
+    headings: Mapping[str, str],
+    *,
+    protocol: str = "paper",
+) -> pd.DataFrame:
+    """Of each arm, what its runs on each device come to: seeds, and the least and the greatest value of each metric.
+
+    For what depends on the machine. `headings` are the metrics, with what stands above them; an arm without runs has no
+    line.
+    """
+    records = []
+    for arm in arms:
+        rows = [row for row in rows_shown(ledger, recipe, protocol) if row.arm == arm]
+        for device in sorted({_device(row) for row in rows}):
+            here = [row for row in rows if _device(row) == device]
+            record = {"Arm": arm, "Net trained on": device, "Seeds": _seeds(here)}
+            for metric, heading in headings.items():
+                values = [value for row in here if (value := reading(row, metric)) is not None]
+                ends = dict.fromkeys(f"{end:.1f}" for end in (min(values), max(values))) if values else ()
+                record[heading] = " to ".join(ends) or NOT_RUN
+            records.append(record)
+    return pd.DataFrame(records, columns=("Arm", "Net trained on", "Seeds", *headings.values()))
+
+
 def setting(value: object) -> str:
     """A value of a configuration as text."""
     if isinstance(value, bool) or value is None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kdrepro.models.recurrence import precise
+from kdrepro.models.recurrence import precise, sigmoid_backward, tanh_backward
 
 Step = Callable[..., Any]
 
@@ -48,7 +48,7 @@ def _open(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def cell_forward(sums: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Take the gates' sums (B, 4H) and the cell before (B, H); return the hidden state and the cell."""
     inputs, forget, output, new = _open(sums)
-    cell = forget * cell + inputs * new
+    cell = torch.addcmul(forget * cell, inputs, new)
     return (output * cell.tanh()).to(sums.dtype), cell
 
 
@@ -64,12 +64,12 @@ def cell_back(
     """Take the gradients of the hidden state and the cell; return those of the sums and of the cell before."""
     inputs, forget, output, new = _open(sums)
     squashed = cell.tanh()
-    from_cell = from_cell + from_hidden * output * (1 - squashed * squashed)
+    from_cell = from_cell + tanh_backward(from_hidden * output, squashed)
     found = [
-        from_cell * new * inputs * (1 - inputs),
-        from_cell * before * forget * (1 - forget),
-        from_hidden * squashed * output * (1 - output),
-        from_cell * inputs * (1 - new * new),
+        sigmoid_backward(from_cell * new, inputs),
+        sigmoid_backward(from_cell * before, forget),
+        sigmoid_backward(from_hidden * squashed, output),
+        tanh_backward(from_cell * inputs, new),
     ]
     return torch.cat(found, dim=1).to(sums.dtype), from_cell * forget
 
@@ -127,13 +127,14 @@ def vector_dropped(sums: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
 
 def vector_back(given: Tensor, fed: Tensor, vector: Tensor) -> Tensor:
     """Return the gradient of the sums before the tanh, of those from outside and from the step behind."""
-    return ((given.to(vector.dtype) + fed.to(vector.dtype)) * (1 - vector * vector)).to(given.dtype)
+    total = given.to(vector.dtype) + fed.to(vector.dtype)
+    return tanh_backward(total, vector).to(given.dtype)  # type: ignore[no-any-return]
 
 
 def dropped_vector_back(given: Tensor, fed: Tensor, vector: Tensor, factors: Tensor) -> Tensor:
     """The same with dropout."""
     total = (given.to(vector.dtype) + fed.to(vector.dtype)) * factors
-    return (total * (1 - vector * vector)).to(given.dtype)
+    return tanh_backward(total, vector).to(given.dtype)  # type: ignore[no-any-return]
 
 
 def scores_back(weights: Tensor, dots: Tensor) -> Tensor:
