@@ -222,13 +222,13 @@ def mode_mass_histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: st
 def pruning_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     """How good the distilled student is with more and more of its weights pruned, greedily and with the beam.
 
-    Means of the seeds with their 95 % intervals, for both directions of the captions; the dashed line is the teacher
-    with the beam.
+    Means of the seeds with their 95 % intervals, for each direction of the captions that has any; the dashed line is
+    the teacher with the beam.
     """
     rows = rows_shown(ledger, RECIPE, protocol)
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(10.0, 4.2)
-        for axes, name in zip(chart.subplots(1, 2), ("ende", "deen"), strict=True):
+        chart, panels = _panels(rows, height=4.2)
+        for name, axes in panels.items():
             axes.set_title(FAMILIES[name].name, loc="left", fontsize=12)
             steps = {share: f"{name}_pruned_{share}" for share in PRUNED}
             drawn = [
@@ -250,6 +250,15 @@ def pruning_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
             axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
             axes.legend(loc="best")
     return chart
+
+
+def _panels(rows: Sequence[Row], *, height: float, sharey: bool = False) -> tuple[Chart, dict[str, Axes]]:
+    """A panel for each direction of the captions of which a pruned student was run; one if none was."""
+    names = [name for name in ("ende", "deen") if any(row.arm.startswith(f"{name}_pruned_") for row in rows)]
+    names = names or ["ende"]
+    chart = new_chart(10.0 if len(names) > 1 else 7.0, height)
+    panels = chart.subplots(1, len(names), sharey=sharey, squeeze=False)
+    return chart, dict(zip(names, panels[0], strict=True))
 
 
 def _decline(
@@ -278,17 +287,18 @@ def _decline(
 def what_is_pruned(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     """What share of each part of the student is left when the smallest weights of all parts together are gone.
 
-    Means of the seeds, for both directions of the captions; a dashed line is what is left of all parts together.
+    Means of the seeds, for each direction of the captions that has any; a dashed line is what is left of all parts
+    together.
     """
     rows = rows_shown(ledger, RECIPE, protocol)
     with matplotlib.rc_context(STYLE):
-        chart = new_chart(10.0, 4.8)
-        panels = chart.subplots(1, 2, sharey=True)
+        chart, panels = _panels(rows, height=4.8, sharey=True)
         places = range(len(PARTS))
         named: dict[str, Artist] = {}
-        panels[0].set_yticks(places, list(PARTS.values()))
-        panels[0].invert_yaxis()
-        for axes, name in zip(panels, ("ende", "deen"), strict=True):
+        first = next(iter(panels.values()))
+        first.set_yticks(places, list(PARTS.values()))
+        first.invert_yaxis()
+        for name, axes in panels.items():
             axes.set_title(FAMILIES[name].name, loc="left", fontsize=12)
             for share, colour in zip(PRUNED[1:], (SKY, BLUE, ORANGE, RED), strict=True):
                 arm = f"{name}_pruned_{share}"
