@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from kdrepro.claims import Claim, paper, papers
+from kdrepro.claims import Claim, Side, paper, papers
 from kdrepro.exhibits.render import Html, show, typeset
 from kdrepro.exhibits.run_tables import (
     correction_table,
@@ -81,16 +81,33 @@ def _we_find(judgement: Judgement) -> str:
     if judgement.mean is None or judgement.interval is None:
         return "–"
     claim, (low, high) = judgement.claim, judgement.interval
-    unit = claim.unit
+    unit = "" if judgement.metric else claim.unit
     if claim.kind in ("order", "similar") and not unit:
-        metrics = {judgement.metric} if judgement.metric else {each.metric for each in claim.comparisons}
-        unit = _UNITS.get((metrics or {claim.metric}).pop(), "")
+        metrics = {judgement.metric} if judgement.metric else _compared(claim) or {claim.metric}
+        unit = _UNITS.get(metrics.pop(), "") if len(metrics) == 1 else ""
     text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {unit}".strip()
-    what = f"difference in {judgement.metric} " if judgement.metric and not unit else "difference "
+    what = f"difference in {judgement.metric} " if judgement.metric and not unit else _difference(claim)
     if judgement.apart:
         text += "; similar, but not the same"
     of = {"value": "", "order": what, "similar": what, "recovery": "share "}
     return of[claim.kind] + text
+
+
+def _compared(claim: Claim) -> set[str]:
+    """The metrics of all sides that are no numbers."""
+    sides = [side for each in claim.comparisons for side in (each.lower, each.higher)]
+    return {side.metric for side in sides if isinstance(side, Side)}
+
+
+def _difference(claim: Claim) -> str:
+    """What is subtracted, where a claim has one comparison and that is with a number."""
+    if len(claim.comparisons) == 1:
+        (only,) = claim.comparisons
+        if not isinstance(only.lower, Side):
+            return f"{only.lower:g} minus ours "
+        if not isinstance(only.higher, Side):
+            return f"ours minus {only.higher:g} "
+    return "difference "
 
 
 def _label(claim: Claim, claims: Iterable[Claim]) -> str:

@@ -18,6 +18,7 @@ from kdrepro.data.parallel import EncodedText, write_lines
 from kdrepro.data.text import SentenceBatches
 from kdrepro.decode import Hypothesis
 from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
+from kdrepro.models.fused_recurrence import can_compile
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.pruning import kept_shares, remaining_weights
 from kdrepro.resume import History
@@ -176,6 +177,9 @@ class TranslatorTraining:
         batches = SentenceBatches(*pairs, batch_size=settings["batch_size"], seed=self.run.seed)
         if isinstance(self.net, LSTMSeq2Seq):
             self.net.compiled = epochs * len(batches) >= _WORTH_COMPILING
+            where = self.run.runner.where
+            if self.net.compiled and where.type != "cpu" and can_compile(where):
+                settings["compiled"] = True
         return self.run.fit(
             self.net,
             objective,

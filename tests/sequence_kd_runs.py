@@ -17,6 +17,7 @@ FOUND = {
     "bleu_signature",
     "translations_5",
     "teacher_cached",
+    "compiled",
 }
 
 

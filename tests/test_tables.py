@@ -269,6 +269,6 @@ def test_what_depends_on_the_machine_is_shown_by_machine(tmp_path):
     frame = tables.machine_table("sequence_kd", write_ledger(tmp_path, rows), arms, headings)
     assert list(frame["Times its teacher"]) == ["10.0 to 12.0", "8.0"]
     assert list(frame["Seeds"]) == ["0 to 1", "2"]
-    assert set(frame["Unknown"]) == {"not run"}
+    assert set(frame["Unknown"]) == {"–"}
     assert frame["Net trained on"].str.contains("H200").tolist() == [False, True]
     assert set(frame["Arm"]) == {"ende_seq_inter"}

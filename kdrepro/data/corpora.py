@@ -1,4 +1,4 @@
-"""What a recipe for translators takes from where, and makes of it once for all of its runs."""
+"""The parallel texts of a recipe for translators, each loaded and numbered once for all of its runs."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def machine_table(
             for metric, heading in headings.items():
                 values = [value for row in here if (value := reading(row, metric)) is not None]
                 ends = dict.fromkeys(f"{end:.1f}" for end in (min(values), max(values))) if values else ()
-                record[heading] = " to ".join(ends) or NOT_RUN
+                record[heading] = " to ".join(ends) or "–"
             records.append(record)
     return pd.DataFrame(records, columns=("Arm", "Net trained on", "Seeds", *headings.values()))
 

@@ -7,7 +7,7 @@ they would cost.
 
 from __future__ import annotations
 
-import importlib.util
+import warnings
 from collections.abc import Callable
 from functools import cache
 from itertools import chain
@@ -24,9 +24,26 @@ Step = Callable[..., Any]
 
 
 @cache
-def can_compile() -> bool:
-    """Say whether Triton is there, which `torch.compile` writes its kernels in."""
-    return importlib.util.find_spec("triton") is not None
+def can_compile(device: torch.device) -> bool:
+    """Try whether `torch.compile` makes a kernel for this device, and warn where it does not.
+
+    It needs Triton, a compiler for C, and not too old a GPU.
+    """
+    try:
+        torch.compile(_tried)(torch.zeros(2, device=device))
+    except Exception as error:
+        warnings.warn(
+            f"compiled: torch.compile makes no kernel for {device} ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}); going on without",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _tried(values: Tensor) -> Tensor:
+    return values.sigmoid() + 1
 
 
 @cache
@@ -36,7 +53,7 @@ def _compiled(step: Step) -> Step:
 
 
 def _fused(step: Step, compiled: bool) -> Step:
-    return _compiled(step) if compiled and can_compile() else step
+    return _compiled(step) if compiled else step
 
 
 def _open(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,7 +3,8 @@
 Input feeding makes every step of the decoder wait for the one before, so what a step costs is all that counts. Here a
 step is one matrix product per layer and few operations beside it, autograd records none of them, and the gradients of
 the weights, which autograd would add up step by step, are one product over all positions when the loop is done. Most
-is done in place: on a CPU memory is what the small operations wait for. `fused_recurrence` has the loops of a GPU.
+is done in place: on a CPU memory is what the small operations wait for. `fused_recurrence` has the loops of a GPU; the
+functions outside of the loops serve both.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class LSTMSeq2Seq(nn.Module):
     Shapes: `source` (B, S), and `previous` (B, L), which is `START` and then the target without its end, both with
     `PAD` at the end → logits (B, L, V). Padding changes nothing: not a real position's logits, not a gradient.
     While `compiled` is True, `torch.compile` makes kernels of what lies between the products of a step, in training on
-    a GPU and where Triton is there: a third as many launches, after about a minute at the first batches.
+    a GPU: a third as many launches, after some half a minute at the first batches, and numbers that are rounded
+    otherwise. Where it cannot, there is a warning.
     Raises `ValueError` or `TypeError` for sizes below 1, a dropout outside [0, 1), and sentences that are empty, have
     padding inside, or words that the net does not know (the last three are looked at on the CPU only).
 
@@ -94,7 +95,7 @@ class LSTMSeq2Seq(nn.Module):
         if words.device.type == "cpu":
             vectors = recurrence.DecoderLoop.apply(*given)
         else:
-            vectors = fused_recurrence.DecoderLoop.apply(self.compiled and self.training, *given)
+            vectors = fused_recurrence.DecoderLoop.apply(self._with_kernels(words), *given)
         # In one piece, or torch would multiply sentence by sentence.
         logits: Tensor = self.output(vectors.transpose(0, 1).contiguous())
         return logits
@@ -139,6 +140,9 @@ class LSTMSeq2Seq(nn.Module):
         after = State(memory, torch.stack(hidden), torch.stack(cell), fed, weights)
         return linear(fed, weights.output, weights.output_bias), after
 
+    def _with_kernels(self, values: Tensor) -> bool:
+        return self.compiled and self.training and fused_recurrence.can_compile(values.device)
+
     def _own(self) -> Tensor:
         """The half of W_c that the decoder's own state takes."""
         return self.combine.weight[:, self.hidden :]
@@ -159,7 +163,7 @@ class LSTMSeq2Seq(nn.Module):
             if states.device.type == "cpu":
                 states, *end = recurrence.EncoderLayer.apply(*taken)
             else:
-                states, *end = fused_recurrence.EncoderLayer.apply(self.compiled and self.training, *taken)
+                states, *end = fused_recurrence.EncoderLayer.apply(self._with_kernels(states), *taken)
             ends.append(end)
         hidden, cell = (torch.stack(each) for each in zip(*ends, strict=True))
         # W_a, of which `score` holds the transpose, and the half of W_c that takes the source, multiplied with all

@@ -8,7 +8,7 @@ GPU up to sixteen ran at a time. Evidence, BLEU with a beam of 5 at protocol pap
 ende_student_alone 32.8 ± 1.4, ende_word_kd 34.54 ± 0.75, ende_seq_kd 33.8 ± 1.0, ende_inter 33.0 ± 1.3, ende_word_inter
 34.52 ± 0.69, ende_seq_inter 33.50 ± 0.91; n = 4: ende_seq_word 34.29 ± 0.57, ende_seq_word_inter 33.91 ± 0.47,
 ende_pruned_80 32.82 ± 0.61; commits f389558, 394448a, 7fe5e4d, d618c3c, 791c1de, 6c6b762, b790fd0, b59bdc8. From German
-to English the student alone is all that is recorded.
+to English there are two seeds of the student alone and of its control.
 
 Optimiser and schedule are ours: the paper's were made for more text. A student of seed s learns from teacher s mod 5.
 """

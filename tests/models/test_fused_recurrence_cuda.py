@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+import torch._dynamo
 
 from kdrepro.data.text import SentenceBatches
 from kdrepro.losses.logits import hard_target_loss
@@ -17,10 +18,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 @pytest.fixture(autouse=True)
-def full_fp32():
+def full_fp32_and_no_kernel_missing():
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
-    yield
+    torch._dynamo.reset()
+    # Else a function that is compiled for too many kinds of batches goes on uncompiled, and nothing tells.
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
     torch.backends.cuda.matmul.allow_tf32 = before
 
 
@@ -33,7 +37,7 @@ def pairs(count: int) -> list[list[int]]:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_losses_and_gradients_are_those_of_a_cpu(half, compiled):
     if compiled:
-        assert fused_recurrence.can_compile()
+        assert fused_recurrence.can_compile(torch.device("cuda"))
     sentences = pairs(75)
     batches = SentenceBatches(sentences, sentences[::-1], batch_size=32, seed=0)
     torch.manual_seed(0)

@@ -27,7 +27,6 @@ def loops(request, monkeypatch):
         return recurrence.EncoderLayer.apply, recurrence.DecoderLoop.apply
     compiled = request.param == "compiled"
     if compiled:
-        monkeypatch.setattr(fused_recurrence, "can_compile", lambda: True)
         monkeypatch.setattr(fused_recurrence, "_compiled", traced)
     return (
         partial(fused_recurrence.EncoderLayer.apply, compiled),
@@ -103,7 +102,9 @@ def test_a_step_of_a_cell_is_torchs(monkeypatch, by_sigmoid):
         torch.testing.assert_close(fused_recurrence.cell_forward(sums, before), expected)
 
 
-def test_tanh_holds_far_from_zero_and_near_it():
+@pytest.mark.parametrize("by_sigmoid", [True, False])
+def test_tanh_holds_far_from_zero_and_near_it(monkeypatch, by_sigmoid):
+    monkeypatch.setattr(recurrence, "by_sigmoid", lambda values: by_sigmoid)
     values = torch.tensor([-1e4, -20.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 20.0, 1e4])
     torch.testing.assert_close(tanh_(values.clone()), values.tanh(), rtol=0, atol=2e-7)
 
@@ -135,3 +136,18 @@ def test_dropout_just_below_one_leaves_nothing_rather_than_everything():
     torch.manual_seed(0)
     factors = dropout_factors((10_000,), 1 - 1e-9, like=torch.zeros(1))
     assert (factors > 0).sum() < 10
+
+
+def test_where_no_kernel_can_be_made_there_is_a_warning_and_it_goes_on(monkeypatch):
+    def refuse(step):
+        raise RuntimeError("no C compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    fused_recurrence.can_compile.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match=r"for cpu \(RuntimeError: no C compiler\); going on without"):
+            assert not fused_recurrence.can_compile(torch.device("cpu"))
+        # Said once.
+        assert not fused_recurrence.can_compile(torch.device("cpu"))
+    finally:
+        fused_recurrence.can_compile.cache_clear()

@@ -88,6 +88,32 @@ def test_the_loops_of_a_gpu_give_what_those_of_a_cpu_give(monkeypatch, half, dro
         assert one.norm() > 0
 
 
+@pytest.mark.parametrize("can", [True, False])
+def test_kernels_are_for_training_off_a_cpu_where_they_can_be_made(monkeypatch, can):
+    asked = []
+
+    def spied(step, compiled):
+        asked.append(compiled)
+        return step
+
+    monkeypatch.setattr(fused_recurrence, "_fused", spied)
+    monkeypatch.setattr(fused_recurrence, "can_compile", lambda device: can)
+    net = LSTMSeq2Seq(11, 13, hidden=8).to("meta")
+
+    def asked_for():
+        asked.clear()
+        net(SOURCE.to("meta"), PREVIOUS.to("meta"))
+        return set(asked)
+
+    assert asked_for() == {False}
+    net.compiled = True
+    assert asked_for() == {can}
+    net.eval()
+    assert asked_for() == {False}
+    assert "compiled" not in net.state_dict()
+    assert copy.deepcopy(net).compiled
+
+
 def test_half_precision_steps_as_it_reads():
     torch.manual_seed(0)
     net = LSTMSeq2Seq(11, 13, hidden=64).eval()

@@ -18,6 +18,7 @@ from kdrepro.data.parallel import EncodedText
 from kdrepro.decode import Hypothesis, beam_search, greedy
 from kdrepro.ledger import Row
 from kdrepro.methods.sequence_kd import closest_to_reference
+from kdrepro.methods.supervised import Supervised
 from kdrepro.recipes import sequence_kd
 from kdrepro.recipes.sequence_kd import RECIPE, config
 from kdrepro.run import Run
@@ -160,6 +161,19 @@ def test_how_near_the_texts_come_to_the_references_is_told(done, rows, text):
     training._compare(places, [*targets[:3], Hypothesis(text.targets[0], -1.0, finished=False)])
     assert (training.taught["text_same"], training.taught["text_cut"]) == (0.75, 0.25)
     assert 0 < training.taught["text_bleu"] < 100
+
+
+@pytest.mark.parametrize("steps", [4, 5])
+def test_long_trainings_ask_for_kernels(done, text, monkeypatch, steps):
+    monkeypatch.setattr("kdrepro.translator_training._WORTH_COMPILING", steps)
+    monkeypatch.setattr(Run, "fit", lambda self, net, *rest, **options: net.compiled)
+    training = TranslatorTraining(
+        Run(done, "cmu_student_alone", RECIPE.arm("cmu_student_alone"), 0), at_least=1, phonemes=True
+    )
+    # 200 words are four batches.
+    assert training.fit((text.sources, text.targets), Supervised(), epochs=1) is (steps == 4)
+    # On a CPU none are made.
+    assert "compiled" not in training.settings
 
 
 def test_longer_training_is_on_the_references_of_the_pairs_that_interpolation_takes(done, text, monkeypatch):
