@@ -84,7 +84,8 @@ def _we_find(judgement: Judgement) -> str:
     unit = "" if judgement.metric else claim.unit
     if claim.kind in ("order", "similar") and not unit:
         metrics = {judgement.metric} if judgement.metric else _compared(claim) or {claim.metric}
-        unit = _UNITS.get(metrics.pop(), "") if len(metrics) == 1 else ""
+        units = {_UNITS.get(each, "") for each in metrics}
+        unit = units.pop() if len(units) == 1 else ""
     text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {unit}".strip()
     what = f"difference in {judgement.metric} " if judgement.metric and not unit else _difference(claim)
     if judgement.apart:
@@ -104,9 +105,9 @@ def _difference(claim: Claim) -> str:
     if len(claim.comparisons) == 1:
         (only,) = claim.comparisons
         if not isinstance(only.lower, Side):
-            return f"{only.lower:g} minus ours "
+            return f"{claim.scale * only.lower:g} minus ours: "
         if not isinstance(only.higher, Side):
-            return f"ours minus {only.higher:g} "
+            return f"ours minus {claim.scale * only.higher:g}: "
     return "difference "
 
 

@@ -61,6 +61,12 @@ def test_a_difference_says_what_it_is_in():
     text = tables.readme_table(recorded())
     assert re.search(r"\| difference [-\d. ()to]+ test errors \| reproduced \|", text)
     assert re.search(r"\| difference [-\d. ()to]+ nats \| reproduced \|", text)
+    assert re.search(r"\| difference [-\d. ()to]+ BLEU, greedy \| reproduced \|", text)
+    # Compared with a number, a half of the pictures here, which a claim shows in percent; a speed with ten.
+    assert re.search(r"\| ours minus 50: -[-\d. ()to]+ points of error rate \| reproduced \|", text)
+    assert re.search(r"\| 10 minus ours: [-\d. ()to]+ times \|", text)
+    # Of two metrics that are counted in one unit.
+    assert re.search(r"^\| H9t .*\| difference [-\d. ()to]+ test errors \| reproduced \|", text, re.MULTILINE)
 
 
 def test_similar_arms_of_which_one_is_better_are_said_to_be_both(tmp_path):
