@@ -97,7 +97,8 @@ def signature(
         "data": digests.of_tensors(tensors | {"targets": first.targets} | whole),
         "augment": _described(augment, vars(augment) if hasattr(augment, "__dict__") else {}),
         "mask": digests.of_tensors({"mask": mask}) if isinstance(mask, Tensor) else "none",
-        "student": _short([repr(step.student), *(_settings(part) for part in step.student.modules())]),
+        # Not what it prints, which another torch may put in other words.
+        "student": _short([(name, _settings(part)) for name, part in step.student.named_modules()]),
         # They would be loaded over those asked for: the weights of classes, for instance.
         "objective's buffers": digests.of_tensors(dict(step.objective.named_buffers())),
         "schedule's state": _short(_plain(scheduler.state_dict()) if scheduler is not None else None),
@@ -134,9 +135,12 @@ def _described(part: object, state: Mapping[str, Any]) -> str:
 
 
 def _settings(part: nn.Module) -> str:
-    """Name a part of an objective with what it was made with, which its repr need not show: no lists, which grow."""
+    """Name a part of a net or an objective with what it was made with, which its repr need not show.
+
+    Numbers, strings, and what it has of these in tuples, such as the size of a kernel: no lists, which grow.
+    """
     kept = {
-        name: value
+        name: _plain(value) if isinstance(value, tuple) else value
         for name, value in vars(part).items()
         if not isinstance(value, list) and name != "training"
     }

@@ -91,6 +91,32 @@ def test_what_is_not_among_the_arguments_counts_too(one, other, says, tmp_path):
     assert says in str(caught.value)
 
 
+def strided(stride: tuple[int, int], *, second: bool = False) -> nn.Module:
+    """A net with a setting that is a tuple, and a part that could stand elsewhere."""
+    torch.manual_seed(0)
+    pool, parts = nn.AvgPool2d((2, 2), stride=stride), [nn.Tanh(), nn.Identity()]
+    wide = pool(IMAGES[:1]).numel()
+    return nn.Sequential(
+        pool,
+        nn.Sequential(nn.Flatten(), *(parts[::-1] if second else parts), nn.Dropout(0.0), nn.Linear(wide, 5)),
+    )
+
+
+@pytest.mark.parametrize("other", [strided((1, 2)), strided((2, 1), second=True)])
+def test_a_net_with_another_stride_or_another_order_is_another_net(tmp_path, other):
+    file = tmp_path / "state.pt"
+    train(file, student=strided((2, 1)))
+    with pytest.raises(ValueError, match="student '"):
+        train(file, student=other)
+
+
+def test_what_a_newer_torch_prints_of_a_net_is_not_what_the_net_is(tmp_path, monkeypatch):
+    file = tmp_path / "state.pt"
+    _, history = train(file)
+    monkeypatch.setattr(nn.Linear, "extra_repr", lambda self: "in other words")
+    assert train(file)[1].curves == history.curves
+
+
 def test_a_checkpoint_from_before_these_were_noted_is_taken(tmp_path):
     file = tmp_path / "state.pt"
     _, history = train(file)
