@@ -3,13 +3,13 @@
     kdrepro run attention_transfer --protocol reduced
 
 Cost at protocol reduced: 23 runs, 19.7 hours on cpu: AMD EPYC, 1 thread; 3 runs, 2.34 hours on cpu: AMD EPYC, 2
-threads; 35 runs, 3.39 hours on cuda: NVIDIA H200; 6 runs, 1.15 hours on cuda: NVIDIA H200, then cpu: AMD EPYC, 1
+threads; 35 runs, 3.39 hours on cuda: NVIDIA H200; 7 runs, 1.76 hours on cuda: NVIDIA H200, then cpu: AMD EPYC, 1
 thread. On the GPU many of these ran at a time. Evidence, test errors at protocol reduced, n = 5: teacher_wrn16_2 1246 ±
 27, student_alone 1500 ± 34, at 1407 ± 38, at_sum1 1400 ± 25, f_at 1476 ± 42, kd 1390 ± 19, at_kd 1399 ± 17, at_10 1477
 ± 22, at_norm_0.1 1464 ± 24, at_norm_by_group 1407 ± 23; n = 3: teacher_wrn40_1 1305 ± 53, at_from40 1442 ± 55,
-f_at_from40 1565 ± 20, kd_from40 1439 ± 38, at_kd_from40 1435 ± 10; n = 2: at_norm_1000 2134 ± 616; commits 84bf955,
-affcb9a, 8546750, 7231975, 1982738, 97e89bf, 50e76fc, 1ae1830, 24afad0, b59bdc8. The students of WRN-40-2 are not
-recorded, nor at_sum4 and at_max1.
+f_at_from40 1565 ± 20, kd_from40 1439 ± 38, at_kd_from40 1435 ± 10, at_norm_1000 2138 ± 121; commits 84bf955, affcb9a,
+8546750, 7231975, 1982738, 97e89bf, 50e76fc, 1ae1830, 24afad0, b59bdc8. The students of WRN-40-2 are not recorded, nor
+at_sum4 and at_max1.
 
 The settings are those of the authors' program (github.com/szagoruyko/attention-transfer, cifar.py); what we could read
 of the paper does not give them. None was tuned on CIFAR-10; the weight of the full activations is nowhere given, and
