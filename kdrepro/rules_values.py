@@ -132,7 +132,8 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     closed = independent([start.value - student.value for student, start, _ in joined], teachers)
     gaps = independent([start.value - end.value for _, start, end in joined], teachers)
     gap = mean_interval(gaps)
-    shown = f"the gap of {number(gap.mean)} ({bounds(gap)}) between {claim.start} and {claim.end}"
+    start, end = (named(Side.of(name, claim.metric), claim.metric) for name in (claim.start, claim.end))
+    shown = f"the gap of {number(gap.mean)} ({bounds(gap)}) between {start} and {end}"
     pairs, several = counted(n, len(gaps)), len(gaps) < n
     excess = [top - claim.at_least * bottom for top, bottom in zip(closed, gaps, strict=True)]
     # What settles the share once there is a gap to take it of.

@@ -125,6 +125,7 @@ def test_each_side_of_a_share_may_have_a_metric_of_its_own():
         for row in rows
     ]
     assert judge(other, moved).interval == judge(RECOVERY, rows).interval
+    assert " between alone and t (elsewhere)," in judge(other, moved).detail
 
 
 def test_a_share_below_what_is_claimed_is_contradicted_and_around_it_inconclusive():
