@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kdrepro.models.recurrence import precise, sigmoid_backward, tanh_backward
+from kdrepro.models.recurrence import precise, sigmoid_backward, tanh_backward, unpacked
 
 Step = Callable[..., Any]
 
@@ -231,10 +231,7 @@ class DecoderLoop(Function):
         steps, batch, _ = words.shape
         layers, _, size = hidden.shape
         dtype, fine = words.dtype, precise(words.dtype)
-        weights = [layer_weights[0], *layer_weights[1::2]]
-        biases = [bias.to(dtype) for bias in layer_weights[2::2]]
-        into_gates = [weight.to(dtype).t() for weight in weights]
-        into_own = own.to(dtype).t()
+        weights, biases, into_gates, into_own = unpacked(own, layer_weights, dtype)
         plain, drops = _fused(cell_forward, compiled), _fused(cell_dropped, compiled)
         softmax = _fused(attention_weights, compiled)
         vector_plain, vector_drops = _fused(vector_forward, compiled), _fused(vector_dropped, compiled)

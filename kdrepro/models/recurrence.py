@@ -153,6 +153,18 @@ class EncoderLayer(Function):
         return back.sums, (flat.t() @ hidden[:-1].reshape(-1, size)).to(weight.dtype), None
 
 
+def unpacked(
+    own: Tensor, layer_weights: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """Return the decoder's weights by layer, and as products in `dtype` take them: biases, into the gates, `own`.
+
+    `layer_weights` are those of each layer, each but the lowest followed by its bias.
+    """
+    weights = [layer_weights[0], *layer_weights[1::2]]
+    biases = [bias.to(dtype) for bias in layer_weights[2::2]]
+    return weights, biases, [weight.to(dtype).t() for weight in weights], own.to(dtype).t()
+
+
 class DecoderLoop(Function):
     """The decoder with attention and input feeding over all positions: (L, B, 4H) → attentional vectors (L, B, H).
 
@@ -179,10 +191,7 @@ class DecoderLoop(Function):
         steps, batch, _ = words.shape
         layers, _, size = hidden.shape
         dtype, fine = words.dtype, precise(words.dtype)
-        weights = [layer_weights[0], *layer_weights[1::2]]
-        biases = [bias.to(dtype) for bias in layer_weights[2::2]]
-        into_gates = [weight.to(dtype).t() for weight in weights]
-        into_own = own.to(dtype).t()
+        weights, biases, into_gates, into_own = unpacked(own, layer_weights, dtype)
         cells = list(cell.to(fine).unbind())
         # What each layer's product takes, step by step: from below, and its own hidden state.
         taken = words.new_zeros(layers, steps + 1, batch, 2 * size)
