@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdrepro import checks
+from kdrepro.protocols import PROTOCOLS
 from kdrepro.resume import History
-from kdrepro.row import PROTOCOLS
 from kdrepro.teacher import FrozenTeacher
 
 if TYPE_CHECKING:

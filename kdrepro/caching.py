@@ -11,7 +11,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from kdrepro import checks, devices, digests
+from kdrepro import devices, digests, tensor_checks
 from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Batches
 from kdrepro.data.text import SentenceBatches
@@ -35,7 +35,7 @@ class CachedTeacher:
         teacher: str = "",
         inputs: str = "",
     ) -> None:
-        self.logits = checks.logits("logits", logits)
+        self.logits = tensor_checks.logits("logits", logits)
         self.features = dict(features or {})
         self.temperature, self.teacher, self.inputs = temperature, teacher, inputs
 
@@ -113,7 +113,7 @@ class CachedTranslator:
         teacher: str = "",
         text: str = "",
     ) -> None:
-        self.logits, self.predictions = checks.logits("logits", logits), predictions
+        self.logits, self.predictions = tensor_checks.logits("logits", logits), predictions
         self.temperature, self.teacher, self.text = temperature, teacher, text
         if int(predictions.sum()) != len(logits):
             raise ValueError(f"predictions: got {int(predictions.sum())} in all, expected {len(logits)}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdrepro import checks
+from kdrepro import tensor_checks
 from kdrepro.types import Batch, Outputs
 
 # A teacher is called at chance when one guesser in a hundred would do as well, and only on a batch on which a
@@ -101,7 +101,7 @@ def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
     """Targets and mask that do not go with the student's logits."""
     targets, mask, leading, classes = batch.targets, batch.mask, logits.shape[:-1], logits.shape[-1]
     try:
-        checks.integer_targets(targets, classes=classes, leading=leading)
+        tensor_checks.integer_targets(targets, classes=classes, leading=leading)
     except TypeError as problem:
         advice = "Use targets.long(), or .argmax(-1) where they are one-hot."
         yield error("targets_type", str(problem), advice)
@@ -200,7 +200,7 @@ def in_objective(objective: nn.Module, student: Outputs, teacher: Outputs, batch
     """An objective that fails, is not finite, or sends its gradient to the wrong side."""
     leaves = [_leaf(outputs) for outputs in (student, teacher)]
     try:
-        terms = checks.terms(objective(*leaves, batch))
+        terms = tensor_checks.terms(objective(*leaves, batch))
         loss = torch.stack(list(terms.values())).sum()
     # Whatever a stranger's objective raises is the finding.
     except Exception as problem:

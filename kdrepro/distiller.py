@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node
 
-from kdrepro import checks, taps
+from kdrepro import taps, tensor_checks
 from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
 from kdrepro.types import Batch
 
@@ -127,5 +127,5 @@ class Distiller(nn.Module):
 
 
 def total(terms: object) -> Tensor:
-    """The sum of an objective's terms, which are checked (`checks.terms`)."""
-    return reduce(add, checks.terms(terms).values())
+    """The sum of an objective's terms, which are checked (`tensor_checks.terms`)."""
+    return reduce(add, tensor_checks.terms(terms).values())

@@ -10,8 +10,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from kdrepro import files
-from kdrepro.row import PROTOCOLS, SCHEMA, SPLITS, Row, run_id, wrong
+from kdrepro import checks, files
+from kdrepro.protocols import PROTOCOLS
+from kdrepro.row import SCHEMA, SPLITS, Row, run_id, wrong
 
 __all__ = [
     "PROTOCOLS",
@@ -138,10 +139,9 @@ class Ledger:
         Where `clean` leaves out a row, that of a later folder stands in its place.
         Raises ValueError for a protocol or split that does not exist.
         """
-        if protocol is not None and protocol not in PROTOCOLS:
-            raise wrong("protocol", protocol, f"one of {', '.join(PROTOCOLS)}")
-        if split not in SPLITS:
-            raise wrong("split", split, f"one of {', '.join(SPLITS)}")
+        if protocol is not None:
+            checks.choice("protocol", protocol, PROTOCOLS)
+        checks.choice("split", split, SPLITS)
         arms = (arm,) if isinstance(arm, str) else arm
         found: dict[str, Row] = {}
         for _, row in self._scan(recipe or "*"):

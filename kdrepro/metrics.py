@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kdrepro import checks
+from kdrepro import tensor_checks
 
 
 def _checked(logits: Tensor, targets: Tensor) -> Tensor:
-    checks.logits("logits", logits)
-    checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
+    tensor_checks.logits("logits", logits)
+    tensor_checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
     return logits.float()
 
 
@@ -52,7 +52,7 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
 
     The top-1 agreement of Stanton et al. (2021), Does knowledge distillation really work?, section 3.
     """
-    checks.same_logits_shape(student_logits, teacher_logits)
+    tensor_checks.same_logits_shape(student_logits, teacher_logits)
     return (student_logits.argmax(dim=-1) == teacher_logits.argmax(dim=-1)).float().mean().item()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kdrepro.claims.model import Comparison, Side
 from kdrepro.intervals import Interval, mean_interval
 from kdrepro.ledger import Ledger, Row
+from kdrepro.protocols import EVIDENCE
 
 
 def reading(row: Row, metric: str) -> float | None:
@@ -188,7 +189,7 @@ def rows_shown(ledger: Ledger, recipe: str, protocol: str) -> list[Row]:
     Rows of uncommitted code stand beside a paper's figures no more than in a verdict; those of the demonstrations
     `quick` and `smoke` are shown as they are.
     """
-    return ledger.rows(recipe=recipe, protocol=protocol, clean=protocol in ("reduced", "paper"))
+    return ledger.rows(recipe=recipe, protocol=protocol, clean=protocol in EVIDENCE)
 
 
 def labelled(

@@ -25,6 +25,7 @@ from kdrepro.intervals import mean_interval
 from kdrepro.judgement import counted, number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.protocols import EVIDENCE
 from kdrepro.verdicts import judge
 
 __all__ = [
@@ -81,7 +82,7 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
         chart = new_chart(9.6, 4.7)
         for axes, (units, (start, end, words)) in zip(chart.subplots(1, 2), regions.items(), strict=True):
             axes.set_xscale("log")
-            if protocol in ("reduced", "paper"):
+            if protocol in EVIDENCE:
                 axes.axvspan(start, end, color=GREEN, alpha=0.14, linewidth=0, label=words)
             known = _curve_of(axes, rows, units)
             axes.set_xlim(0.92, 33)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdrepro import checks, devices, digests
+from kdrepro import devices, digests, tensor_checks
 from kdrepro.checkpoints import load_state, save_state
 from kdrepro.teacher import run_module
 from kdrepro.types import Batch, Outputs, TrainingData
@@ -52,7 +52,7 @@ class Step(nn.Module):
     def forward(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         with devices.autocast(self.precision, self.device):
             outputs = run_module(self.student, batch.inputs, side="student")
-        terms = checks.terms(self.objective(outputs, teacher, batch))
+        terms = tensor_checks.terms(self.objective(outputs, teacher, batch))
         # A sum over an epoch in half precision would soon stand still.
         return {
             name: value.float() if value.dtype in (torch.bfloat16, torch.float16) else value

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from kdrepro.protocols import PROTOCOLS
+
 SCHEMA = 1
-PROTOCOLS = ("smoke", "quick", "reduced", "paper")
 SPLITS = ("test", "select")
 # Between the devices of a run that was killed on one and went on on another.
 _THEN = ", then "

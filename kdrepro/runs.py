@@ -23,8 +23,9 @@ from kdrepro import checks, devices
 from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.checkpoints import load_weights, save_weights
 from kdrepro.ledger import Ledger, user_folder
+from kdrepro.protocols import PROTOCOLS
 from kdrepro.provenance import source_state, versions
-from kdrepro.row import PROTOCOLS, SPLITS, Row, devices_in_turn, run_id
+from kdrepro.row import SPLITS, Row, devices_in_turn, run_id
 from kdrepro.run import Run, origin_of
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kdrepro import checks, taps
+from kdrepro import checks, taps, tensor_checks
 from kdrepro.types import Outputs, as_outputs
 
 
@@ -214,9 +214,9 @@ def mean_of_softened(member_logits: Sequence[Tensor], *, temperature: float) -> 
     Raises `ValueError` for members whose shapes differ.
     """
     temperature = checks.positive("temperature", temperature)
-    first = checks.logits("teacher[0] logits", member_logits[0])
+    first = tensor_checks.logits("teacher[0] logits", member_logits[0])
     for position, logits in enumerate(member_logits):
-        if checks.logits(f"teacher[{position}] logits", logits).shape != first.shape:
+        if tensor_checks.logits(f"teacher[{position}] logits", logits).shape != first.shape:
             raise ValueError(
                 f"teacher[{position}] logits: got shape {tuple(logits.shape)}, expected {tuple(first.shape)} "
                 "like the first member's"

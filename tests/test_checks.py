@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from kdrepro import checks
 
@@ -50,26 +49,3 @@ def test_a_wrong_name_lists_the_right_ones_and_the_nearest():
         checks.choice("protocol", "zzz", ["smoke", "quick"])
     with pytest.raises(ValueError, match="got None, expected one of"):
         checks.choice("protocol", None, ["smoke", "quick"])
-
-
-def test_shapes_are_never_broadcast():
-    for teacher in (torch.zeros(1, 5), torch.zeros(5), torch.zeros(4, 1, 5), torch.zeros(4, 1)):
-        with pytest.raises(ValueError, match="teacher_logits: got"):
-            checks.same_logits_shape(torch.zeros(4, 5), teacher)
-    checks.same_logits_shape(torch.zeros(4, 5), torch.zeros(4, 5, dtype=torch.float64))
-
-
-def test_class_targets_come_back_as_they_are():
-    targets = torch.tensor([0, 4, 2])
-    assert checks.class_targets(targets, classes=5, leading=(3,)) is targets
-    empty = torch.tensor([], dtype=torch.int64)
-    assert checks.class_targets(empty, classes=5) is empty
-
-
-def test_the_kind_of_class_targets_is_looked_at_without_their_values():
-    targets = torch.tensor([0, 9, -100])
-    assert checks.integer_targets(targets, classes=5, leading=(3,)) is targets
-    with pytest.raises(
-        ValueError, match="targets: got values from -100 to 9, expected class numbers from 0 to 4"
-    ):
-        checks.class_targets(targets, classes=5, leading=(3,))

@@ -15,15 +15,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from kdrepro import checks
 from kdrepro.book import notebooks
 from kdrepro.book.inputs import Inputs, differences, inputs
 from kdrepro.book.notebooks import Notebook
 from kdrepro.book.process import run_papermill
-from kdrepro.ledger import PROTOCOLS, user_folder
+from kdrepro.ledger import user_folder
+from kdrepro.protocols import DEMONSTRATIONS, EVIDENCE, PROTOCOLS
 
 # What an executed notebook carries in its metadata: its inputs, the seconds it took, when it ended, why it failed.
 RECORD = "kdrepro"
-DEMONSTRATIONS = ("smoke", "quick")
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,16 @@ def execute(
 
     `protocol`, `seeds`, `device` and other `parameters` replace those of the cell tagged `parameters`. Raises
     ValueError before anything runs for a chapter, a protocol or a parameter that does not exist, for a time limit that
-    is not above 0, and for fewer than one of `jobs`; TypeError for a parameter that is no JSON value.
+    is not above 0, and for fewer than one of `jobs`; TypeError for a parameter that is no JSON value, and for `jobs`
+    that are no whole number.
     """
     root = Path(root).resolve()
     folder = root / "_build" if folder is None else Path(folder).resolve()
-    if protocol not in PROTOCOLS:
-        raise notebooks.wrong_name("protocol", protocol, PROTOCOLS)
+    checks.choice("protocol", protocol, PROTOCOLS)
     if not (math.isfinite(time_limit) and time_limit > 0):
         raise ValueError(f"time_limit: got {time_limit!r}, expected a finite number of seconds above 0")
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        raise ValueError(f"jobs: got {jobs!r}, expected a whole number of at least 1")
+    if jobs is not None:
+        checks.whole("jobs", jobs, least=1)
     given = {"protocol": protocol, "seeds": seeds, "device": device, **(parameters or {})}
     given = {name: value for name, value in given.items() if value is not None}
     sources = {name: notebooks.read(root / "notebooks" / f"{name}.ipynb") for name in _chosen(root, chapters)}
@@ -164,7 +165,7 @@ def _chosen(root: Path, asked: Sequence[str] | None) -> list[str]:
     there = notebooks.chapters(root)
     for name in asked or ():
         if name not in there:
-            raise notebooks.wrong_name("chapters", name, there)
+            raise checks.wrong_name("chapters", name, there)
     return [name for name in there if asked is None or name in asked]
 
 
@@ -267,7 +268,7 @@ def _stale(good: Path, now: Inputs) -> tuple[str, str]:
     except (KeyError, TypeError, ValueError):
         return f"{good.name} holds no results of a chapter", ""
     asked, shown = now["parameters"]["protocol"], before.get("parameters", {}).get("protocol")
-    if asked == "quick" and shown in ("reduced", "paper"):
+    if asked == "quick" and shown in EVIDENCE:
         # Of what was asked for then and is not asked for now, a device for instance, nothing needs another run.
         parameters = {**before["parameters"], **now["parameters"], "protocol": shown}
         if not differences(before, {**now, "parameters": parameters}):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +42,6 @@ def _files(toc: Any) -> Iterator[str]:
     elif isinstance(toc, list):
         for each in toc:
             yield from _files(each)
-
-
-def wrong_name(argument: str, value: object, allowed: Iterable[str]) -> ValueError:
-    """The error for a name that is none of the right ones.
-
-    >>> print(wrong_name("chapters", "hinton", ["hinton_kd", "fitnets"]))
-    chapters: got 'hinton', expected one of hinton_kd, fitnets; did you mean 'hinton_kd'?
-    """
-    names = list(allowed)
-    near = get_close_matches(str(value), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(
-        f"{argument}: got {value!r}, expected one of {', '.join(names) or '(there are none)'}{hint}"
-    )
 
 
 def read(file: Path) -> Notebook:

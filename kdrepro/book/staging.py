@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from kdrepro import checks
 from kdrepro.book import notebooks
 from kdrepro.book.dashboard import dashboard
 from kdrepro.book.execution import RECORD, executed, failed
@@ -173,7 +174,7 @@ def _filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 
     def part(match: re.Match[str]) -> str:
         if match[1] not in parts:
-            raise notebooks.wrong_name("marker", match[1], parts)
+            raise checks.wrong_name("marker", match[1], parts)
         return f"```{{raw}} html\n{parts[match[1]]()}\n```"
 
     return re.sub(r"^<!-- (\w+) -->$", part, text, flags=re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from kdrepro import checks
 from kdrepro.claims.model import Claim, Comparison, Deviation, Fixed, Paper, Side
 from kdrepro.claims.reading import CHECKED, KINDS, STATUSES, read_paper
 
@@ -35,7 +36,5 @@ def papers() -> tuple[Paper, ...]:
 
 def paper(key: str) -> Paper:
     """The paper of a key such as `hinton2015`; a wrong key gets a ValueError that lists the right ones."""
-    for each in papers():
-        if each.key == key:
-            return each
-    raise ValueError(f"paper: got {key!r}, expected one of {', '.join(each.key for each in papers())}")
+    there = {each.key: each for each in papers()}
+    return there[checks.choice("paper", key, there)]

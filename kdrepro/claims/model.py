@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdrepro import checks
+
 
 @dataclass(frozen=True)
 class Side:
@@ -134,10 +136,8 @@ class Paper:
 
     def claim(self, key: str) -> Claim:
         """The claim of an id; a wrong id gets a ValueError that lists the right ones."""
-        for each in self.claims:
-            if each.id == key:
-                return each
-        raise ValueError(f"claim: got {key!r}, expected one of {', '.join(each.id for each in self.claims)}")
+        there = {each.id: each for each in self.claims}
+        return there[checks.choice("claim", key, there)]
 
     @property
     def cited_as(self) -> str:

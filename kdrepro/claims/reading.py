@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrepro.claims.model import Claim, Comparison, Deviation, Fixed, Paper, Side
-from kdrepro.row import PROTOCOLS
+from kdrepro.protocols import EVIDENCE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -212,7 +212,7 @@ def _claim(table: object, *, file: str, number: int, recipe: str) -> Claim:
         recipe=recipe,
         # Two runs are the least that have a spread; quick rows are never set beside a paper's number.
         seeds=entry.whole("seeds", least=2) if judged else 0,
-        protocol=entry.choice("protocol", PROTOCOLS[2:], "paper"),
+        protocol=entry.choice("protocol", EVIDENCE, "paper"),
         says=entry.text("says", ""),
         ours=ours,
         metric=entry.text("metric", ""),

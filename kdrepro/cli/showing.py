@@ -9,6 +9,7 @@ import typer
 from kdrepro import checks
 from kdrepro.cli.options import Folder, Protocol
 from kdrepro.ledger import RESULTS, Ledger, recorded, user_folder
+from kdrepro.protocols import EVIDENCE, PROTOCOLS
 
 # Of a classifier, and of a translator of sentences or of sounds.
 _KNOWN_BY = (
@@ -60,7 +61,6 @@ def table(
     """Print a table of rows: mean and 95 % half-width of each arm."""
     from kdrepro import recipes, tables
     from kdrepro.pairs import reading
-    from kdrepro.row import PROTOCOLS
 
     checks.choice("protocol", protocol, PROTOCOLS)
     rows = Ledger(ledger) if ledger else Ledger(user_folder(), RESULTS)
@@ -81,7 +81,7 @@ def table(
     where = " and ".join("the recorded ones" if each == RESULTS else str(each) for each in rows.folders)
     typer.secho(f"{recipe}, protocol {protocol}, rows of {where}", bold=True)
     typer.echo(frame.to_string(index=False))
-    left_out = sum(row.dirty for row in found) if protocol in ("reduced", "paper") else 0
+    left_out = sum(row.dirty for row in found) if protocol in EVIDENCE else 0
     if left_out:
         typer.secho(f"Left out: {left_out} rows of code that was not committed", fg="yellow", err=True)
     _report(rows)

@@ -10,7 +10,8 @@ import typer
 
 from kdrepro import checks
 from kdrepro.ledger import RESULTS, Ledger, Row, recorded, user_folder
-from kdrepro.row import PROTOCOLS, device_kind
+from kdrepro.protocols import EVIDENCE, PROTOCOLS
+from kdrepro.row import device_kind
 
 if TYPE_CHECKING:
     from kdrepro.arms import Recipe
@@ -118,7 +119,7 @@ def run(
         device=device,
         precision=precision,
     )
-    if record and protocol not in ("reduced", "paper"):
+    if record and protocol not in EVIDENCE:
         raise ValueError(
             f"protocol: got {protocol!r} with --record, expected reduced or paper: others are not recorded"
         )

@@ -8,7 +8,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from kdrepro import checks
+from kdrepro import checks, tensor_checks
 from kdrepro.types import Batch
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -157,7 +157,9 @@ class Batches:
 
     def check_classes(self, classes: int) -> None:
         """Raise `ValueError` unless every target that counts is a class number below `classes`."""
-        checks.class_targets(Batch(self.inputs, self.targets, self.mask).counted_targets, classes=classes)
+        tensor_checks.class_targets(
+            Batch(self.inputs, self.targets, self.mask).counted_targets, classes=classes
+        )
 
     def to(self, device: torch.device | str) -> Batches:
         """Return the same batches with the whole data set on `device`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from kdrepro.data import cifar, mnist
 from kdrepro.data.examples import DataSet
+from kdrepro.protocols import EVIDENCE
 
 
 def digits(protocol: str, *, smoke: tuple[int, int] = (400, 200)) -> DataSet:
     """Return all of MNIST, at `quick` the 5,000 embedded digits, or at `smoke` a few to train on and to test with."""
-    if protocol in ("paper", "reduced"):
+    if protocol in EVIDENCE:
         return mnist.load("mnist")
     few = mnist.load("mnist5k")
     return few.few(*smoke) if protocol == "smoke" else few

@@ -17,12 +17,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullLocator
 
+from kdrepro import checks
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
 from kdrepro.exhibits.forest import forest
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.protocols import EVIDENCE
 
 RECIPE, PAPER = "attention_transfer", "zagoruyko2017"
 # Where the two forms are compared: the maps of the last group on pictures of 32×32, at the distance of the claims.
@@ -47,8 +49,7 @@ def pull(form: str, weight: float, *, distance: float, positions: int) -> float:
     >>> pull("paper", 0.05, distance=0.4, positions=64), pull("code", 1000, distance=0.4, positions=64)
     (0.05, 12.5)
     """
-    if form not in COLOURS:
-        raise ValueError(f"form: got {form!r}, expected one of {', '.join(COLOURS)}")
+    checks.choice("form", form, COLOURS)
     return weight if form == "paper" else 2 * weight * distance / positions
 
 
@@ -276,7 +277,7 @@ def gains(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
     chart = forest(
         ledger, RECIPE, {name: (arm, "student_alone") for name, arm in GAINS.items()}, protocol=protocol
     )
-    if protocol not in ("reduced", "paper"):
+    if protocol not in EVIDENCE:
         return chart
     axes = chart.axes[0]
     values = {each.arm: each for each in paper(PAPER).claims if each.kind == "value"}

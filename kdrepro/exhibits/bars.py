@@ -14,6 +14,7 @@ from kdrepro.exhibits.charts import GREY, STYLE, Chart, errors_label, new_chart,
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.protocols import EVIDENCE
 
 
 class Column(NamedTuple):
@@ -82,7 +83,7 @@ def bars(
     A demonstration is not set beside the paper.
     """
     rows = rows_shown(ledger, recipe, protocol)
-    if protocol not in ("reduced", "paper"):
+    if protocol not in EVIDENCE:
         columns = [column._replace(paper=None) for column in columns]
     with matplotlib.rc_context(STYLE):
         chart = new_chart(max(8.5, 1.7 * len(columns)), 4.8)

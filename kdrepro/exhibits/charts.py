@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdrepro.intervals import Interval
+from kdrepro.protocols import EVIDENCE
 
 # The palette of Okabe and Ito.
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = (
@@ -87,7 +88,7 @@ def forest_axes(axes: Axes, names: Sequence[str]) -> None:
 
 def errors_label(protocol: str) -> str:
     """What counts of test errors are called: MNIST and CIFAR-10 have 10,000 examples, a demonstration has fewer."""
-    return "test errors of 10,000" if protocol in ("reduced", "paper") else "test errors"
+    return "test errors of 10,000" if protocol in EVIDENCE else "test errors"
 
 
 def scattered(count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from scipy.special import softmax
 
+from kdrepro import checks
 from kdrepro.exhibits.charts import BLUE, GREEN, STYLE, Chart, new_chart
 
 
@@ -34,13 +35,8 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def checked_digits(images: Any, logits: Any, labels: Any, *, temperature: float) -> Digits:
-    """The arguments as arrays that fit together; ValueError that names the one that does not."""
-    if (
-        isinstance(temperature, bool)
-        or not isinstance(temperature, int | float)
-        or not 0 < temperature < math.inf
-    ):
-        raise ValueError(f"temperature: got {temperature!r}, expected a finite number above 0")
+    """The arguments as arrays that fit together; ValueError or TypeError that names the one that does not."""
+    checks.positive("temperature", temperature)
     pixels, scores, classes = _array("images", images), _array("logits", logits), _array("labels", labels)
     if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
         raise ValueError(
@@ -75,7 +71,7 @@ def dark_knowledge(images: object, logits: object, labels: object, temperature: 
 
     images (N, H, W), (N, 1, H, W) or (N, H·W) in [0, 1]; logits (N, K); labels (N,). The bar of the label is green.
 
-    Raises ValueError that names the argument whose shape or value does not fit.
+    Raises ValueError or TypeError that names the argument whose shape, value or kind does not fit.
     """
     digits = checked_digits(images, logits, labels, temperature=temperature)
     count, classes = digits.logits.shape

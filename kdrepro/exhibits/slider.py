@@ -100,7 +100,7 @@ def temperature_slider(images: object, logits: object, labels: object, *, start:
     and script are in the text; without scripts the bars stay as they are at `start`. Each call makes its own ids, so
     several fit on one page.
 
-    Raises ValueError that names the argument whose shape or value does not fit.
+    Raises ValueError or TypeError that names the argument whose shape, value or kind does not fit.
     """
     digits = checked_digits(images, logits, labels, temperature=start)
     if not LEAST <= start <= MOST:

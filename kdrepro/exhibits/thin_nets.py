@@ -34,6 +34,7 @@ from kdrepro.intervals import mean_interval
 from kdrepro.judgement import from_to
 from kdrepro.ledger import Ledger, Row
 from kdrepro.pairs import readings, rows_shown, summary
+from kdrepro.protocols import EVIDENCE
 
 # The arms on MNIST: what they are called in a figure, and their colour everywhere.
 ARMS = {
@@ -294,10 +295,10 @@ def depth_curve(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
         teacher = summary(rows, Side.of("cifar_teacher", "test_error_rate"))
         if teacher is not None:
             axes.axhline(teacher[0].mean, color="black", linestyle="--", linewidth=1.5, label="teacher")
-        axes.set_ylim(0, 1.22 if protocol in ("reduced", "paper") else 1)
+        axes.set_ylim(0, 1.22 if protocol in EVIDENCE else 1)
         axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        if protocol in ("reduced", "paper"):
+        if protocol in EVIDENCE:
             _paper_depths(axes)
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
         axes.set_axisbelow(True)

@@ -18,6 +18,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from kdrepro import checks
 from kdrepro.claims import Side
 from kdrepro.exhibits.charts import (
     BLUE,
@@ -84,9 +85,7 @@ PARTS = {
 
 def family(name: str) -> Family:
     """Return a family by name; a wrong one raises `ValueError` with the right ones."""
-    if name not in FAMILIES:
-        raise ValueError(f"family: got {name!r}, expected one of {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    return FAMILIES[checks.choice("family", name, FAMILIES)]
 
 
 def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "paper") -> Chart:

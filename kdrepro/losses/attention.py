@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from kdrepro import checks
+from kdrepro import checks, tensor_checks
 from kdrepro.losses.features import at_least_float32
 
 FORMS = ("paper", "code")
@@ -63,7 +63,7 @@ def attention_map(feature: Tensor, *, power: float = 2, pool: str = "sum") -> Te
     >>> attention_map(torch.tensor([[[[3.0, 0.0]], [[0.0, -2.0]]]]), power=1)  # (3, 2) / √13
     tensor([[0.8321, 0.5547]])
     """
-    checks.feature("feature", feature, shape=_IMAGES, dimensions=4)
+    tensor_checks.feature("feature", feature, shape=_IMAGES, dimensions=4)
     return _unit(_energy(feature, checked_power(power), checks.choice("pool", pool, POOLS)))
 
 
@@ -98,8 +98,8 @@ def attention_transfer_loss(
     >>> attention_transfer_loss(student, teacher, form="code")  # the mean of 1 and 1
     tensor([1.])
     """
-    checks.feature("student_feature", student_feature, shape=_IMAGES, dimensions=4)
-    checks.feature("teacher_feature", teacher_feature, shape=_IMAGES, dimensions=4)
+    tensor_checks.feature("student_feature", student_feature, shape=_IMAGES, dimensions=4)
+    tensor_checks.feature("teacher_feature", teacher_feature, shape=_IMAGES, dimensions=4)
     checks.choice("form", form, FORMS)
     checks.choice("pool", pool, POOLS)
     if len(student_feature) != len(teacher_feature):
@@ -161,8 +161,8 @@ def gradient_symmetry_loss(input_gradient: Tensor, mirrored_input_gradient: Tens
 
 def _check_gradients(**gradients: Tensor) -> None:
     (first, expected), (second, got) = gradients.items()
-    checks.feature(first, expected)
-    checks.feature(second, got)
+    tensor_checks.feature(first, expected)
+    tensor_checks.feature(second, got)
     if got.shape != expected.shape:
         raise ValueError(
             f"{second}: got shape {tuple(got.shape)}, expected {tuple(expected.shape)} like {first}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdrepro import checks
+from kdrepro import tensor_checks
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     >>> hint_loss(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 5.0], [0.0, 0.0]]))
     tensor([4.5000, 0.0000])
     """
-    checks.feature("student_feature", student_feature)
-    checks.feature("teacher_feature", teacher_feature)
+    tensor_checks.feature("student_feature", student_feature)
+    tensor_checks.feature("teacher_feature", teacher_feature)
     if student_feature.shape != teacher_feature.shape:
         raise ValueError(
             f"student_feature: got shape {tuple(student_feature.shape)}, expected the teacher's "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from kdrepro import checks
+from kdrepro import checks, tensor_checks
 
 _NO_CLASS = torch.iinfo(torch.int64).min
 
@@ -22,7 +22,7 @@ def _log_probs(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _pair(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    checks.same_logits_shape(student_logits, teacher_logits)
+    tensor_checks.same_logits_shape(student_logits, teacher_logits)
     temperature = checks.positive("temperature", temperature)
     return _log_probs(student_logits, temperature), _log_probs(teacher_logits.detach(), temperature)
 
@@ -121,12 +121,12 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     >>> hard_target_loss(torch.zeros(1, 2), torch.tensor([1]))
     tensor([0.6931])
     """
-    *leading, classes = checks.logits("student_logits", student_logits).shape
-    checks.integer_targets(targets, classes=classes, leading=tuple(leading))
+    *leading, classes = tensor_checks.logits("student_logits", student_logits).shape
+    tensor_checks.integer_targets(targets, classes=classes, leading=tuple(leading))
     # Looking at the values waits for the device: on a CPU that costs nothing. Elsewhere `fit` has looked beforehand,
     # and torch stops at a class that there is not.
     if targets.device.type == "cpu":
-        checks.class_targets(targets, classes=classes)
+        tensor_checks.class_targets(targets, classes=classes)
     wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
     # Torch would give −100, the usual padding, a loss of 0, which counts in a mean.
     losses = cross_entropy(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from kdrepro import checks
+from kdrepro import checks, tensor_checks
 from kdrepro.losses.logits import forward_kl, hard_target_loss
 from kdrepro.losses.reduce import masked_mean
 from kdrepro.types import Batch, Outputs
@@ -92,7 +92,7 @@ class LabelSmoothing(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         student = batch.counted(student)
         classes = student.logits.shape[-1]
-        targets = checks.class_targets(
+        targets = tensor_checks.class_targets(
             batch.counted_targets, classes=classes, leading=student.logits.shape[:-1]
         )
         label = torch.full_like(_wide(student.logits), self.smoothing / classes)

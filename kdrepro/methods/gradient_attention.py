@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdrepro import checks
+from kdrepro import checks, tensor_checks
 from kdrepro.losses.attention import gradient_attention_loss, gradient_symmetry_loss
 from kdrepro.losses.logits import hard_target_loss
 from kdrepro.losses.reduce import masked_mean
@@ -25,7 +25,7 @@ def loss_and_input_gradient(
     it both come detached. No weight's `.grad` is touched. The gradient belongs to a sample alone only if the net
     treats samples apart: BatchNorm in train mode does not, and the paper's nets for this method have none.
     """
-    inputs = checks.feature("inputs", inputs).detach().requires_grad_()
+    inputs = tensor_checks.feature("inputs", inputs).detach().requires_grad_()
     with torch.enable_grad():
         losses = hard_target_loss(as_outputs(module(inputs)).logits, targets)
         (gradient,) = torch.autograd.grad(losses.sum(), inputs, create_graph=create_graph)

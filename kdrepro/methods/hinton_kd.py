@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdrepro import checks
+from kdrepro import checks, tensor_checks
 from kdrepro.losses.logits import hard_target_loss, soft_target_loss
 from kdrepro.losses.reduce import masked_mean
 from kdrepro.types import Batch, Outputs
@@ -61,7 +61,7 @@ def tuned_bias(logits: Tensor, targets: Tensor, *, classes: Sequence[int]) -> fl
     `ValueError` for other shapes, a target out of range, or `classes` that are not different ones, at least one.
     """
     inside_classes = _classes(logits, classes)
-    checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
+    tensor_checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
     amounts = torch.arange(-200, 201) / 10
     chosen = torch.zeros(logits.shape[-1], dtype=torch.bool)
     chosen[inside_classes] = True
@@ -107,7 +107,7 @@ def with_bias(logits: Tensor, *, classes: Sequence[int], amount: float) -> Tenso
 
 def _classes(logits: Tensor, classes: Sequence[int]) -> list[int]:
     """Return `classes` as a list, or raise unless they are different classes of the logits (N, K), at least one."""
-    if checks.logits("logits", logits).ndim != 2:
+    if tensor_checks.logits("logits", logits).ndim != 2:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (N, K)")
     numbers, last = [checks.whole("classes", each) for each in classes], logits.shape[-1] - 1
     if not numbers or len(set(numbers)) < len(numbers) or max(numbers) > last:

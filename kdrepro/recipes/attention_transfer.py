@@ -38,7 +38,7 @@ from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivation
 from kdrepro.methods.hinton_kd import HintonKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.wide_resnet import WideResNet
-from kdrepro.row import PROTOCOLS
+from kdrepro.protocols import DEMONSTRATIONS, EVIDENCE, PROTOCOLS
 from kdrepro.run import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
@@ -81,7 +81,7 @@ def config(base: str, protocol: str) -> dict[str, Any]:
     settings = _SETTINGS | _TEACHERS.get(base, {})
     if protocol == "reduced":
         settings["epochs"] = 30
-    if protocol in ("quick", "smoke"):
+    if protocol in DEMONSTRATIONS:
         settings |= _DIGITS | _DIGIT_TEACHERS.get(base, {})
     if protocol == "smoke":
         settings["epochs"] = 1
@@ -90,7 +90,7 @@ def config(base: str, protocol: str) -> dict[str, Any]:
 
 def load(protocol: str) -> DataSet:
     """Return the pictures of a protocol: CIFAR-10, its JPEG copy, or the embedded digits in their place."""
-    return cifar10(protocol) if protocol in ("paper", "reduced") else digits(protocol, smoke=(256, 128))
+    return cifar10(protocol) if protocol in EVIDENCE else digits(protocol, smoke=(256, 128))
 
 
 def build(settings: dict[str, Any]) -> nn.Module:
@@ -285,8 +285,8 @@ ARMS = {
     ),
     "at_10": _weighted("the code's form, weight 10", 10.0),
     # More weights than the claims name, where they cost next to nothing.
-    "at_100": _weighted("the code's form, weight 100", 100.0, protocols=("smoke", "quick")),
-    "at_norm_1": _weighted("the paper's form, β = 1", 0.5, form="paper", protocols=("smoke", "quick")),
+    "at_100": _weighted("the code's form, weight 100", 100.0, protocols=DEMONSTRATIONS),
+    "at_norm_1": _weighted("the paper's form, β = 1", 0.5, form="paper", protocols=DEMONSTRATIONS),
     "f_at": _student("full activations of WRN-16-2", _FULL),
     "kd": _student("soft targets of WRN-16-2", _KD),
     "at_kd": _student("attention and soft targets of WRN-16-2", _AT | _KD),

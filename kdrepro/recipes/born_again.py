@@ -43,6 +43,7 @@ from kdrepro.methods.supervised import Supervised
 from kdrepro.models.densenet import DenseNet
 from kdrepro.models.mlp import MLP
 from kdrepro.models.wide_resnet import WideResNet
+from kdrepro.protocols import EVIDENCE
 from kdrepro.run import Run
 from kdrepro.teacher import FrozenTeacher
 
@@ -264,7 +265,7 @@ def _arms(
 
 
 ARMS = {
-    **_arms("pictures", generations=3, seeds=3, load=cifar10, protocols=("reduced", "paper")),
+    **_arms("pictures", generations=3, seeds=3, load=cifar10, protocols=EVIDENCE),
     **_arms("wrn28_2", generations=1, seeds=3, load=cifar10, protocols=("paper",), compared=False),
     **_arms("densenet", generations=1, seeds=3, load=cifar10, protocols=("paper",), compared=False),
     **_arms("mnist", generations=5, seeds=20, load=digits, protocols=("paper",)),

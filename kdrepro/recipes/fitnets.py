@@ -29,6 +29,7 @@ from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.methods.fitnets import JointFitNet
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
+from kdrepro.protocols import EVIDENCE
 from kdrepro.run import Run
 
 # Appendix A.2: 50,000 digits to train on and 10,000 to stop by, both stages alike. The constraint on the weights and
@@ -205,7 +206,7 @@ def _depths() -> dict[str, Arm]:
             supervised,
             seeds=1,
             load=cifar10,
-            protocols=("reduced", "paper"),
+            protocols=EVIDENCE,
         )
     }
     kinds: dict[str, tuple[str, Callable[[Run], Result], dict[str, Any]]] = {
@@ -230,7 +231,7 @@ def _depths() -> dict[str, Arm]:
                 base="cifar_student",
                 overrides=settings | own,
                 load=cifar10,
-                protocols=("reduced", "paper"),
+                protocols=EVIDENCE,
             )
     return arms
 

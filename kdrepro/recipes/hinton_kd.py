@@ -32,6 +32,7 @@ from kdrepro.engine import predict
 from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.mlp import MLP, max_norm_
+from kdrepro.protocols import DEMONSTRATIONS
 from kdrepro.run import Run
 from kdrepro.teacher import FrozenTeacher
 
@@ -77,7 +78,7 @@ def config(base: str, protocol: str) -> dict[str, Any]:
     """Return the settings of an arm at a protocol."""
     settings = dict({"teacher": _TEACHER, "few_digits": _FEW, "sweep": _SWEEP}.get(base, _STUDENT))
     settings["epochs"] = max(1, round(settings["epochs"] * _EPOCHS[protocol]))
-    if protocol in ("quick", "smoke"):
+    if protocol in DEMONSTRATIONS:
         settings["batch_size"] = 100
         if base == "few_digits":
             settings["train_size"] = 120

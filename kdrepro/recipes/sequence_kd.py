@@ -29,9 +29,9 @@ from kdrepro.data.parallel import EncodedText, ParallelText, read_parallel
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.seq2seq import LSTMSeq2Seq
+from kdrepro.protocols import PROTOCOLS
 from kdrepro.pruning import prune_
 from kdrepro.resume import History
-from kdrepro.row import PROTOCOLS
 from kdrepro.run import Run
 from kdrepro.translator_training import TranslatorTraining
 
