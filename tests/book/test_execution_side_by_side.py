@@ -105,7 +105,9 @@ def test_a_disk_that_is_full_stops_no_other_chapter(root: Path, monkeypatch) -> 
 
 @pytest.mark.parametrize("jobs", [0, -1, 1.5, True])
 def test_fewer_than_one_at_a_time_is_refused(root: Path, jobs) -> None:
-    with pytest.raises((ValueError, TypeError), match=r"^jobs: got .*, expected a whole number of at least 1$"):
+    with pytest.raises(
+        (ValueError, TypeError), match=r"^jobs: got .*, expected a whole number of at least 1$"
+    ):
         execute(root, jobs=jobs)
 
 
