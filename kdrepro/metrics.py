@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kdrepro import tensor_checks
+from kdrepro.types import at_least_float32
 
 
 def _checked(logits: Tensor, targets: Tensor) -> Tensor:
     tensor_checks.logits("logits", logits)
     tensor_checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
-    return logits.float()
+    return at_least_float32(logits)
 
 
 def errors(logits: Tensor, targets: Tensor) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kdrepro import checks, taps, tensor_checks
-from kdrepro.types import Outputs, as_outputs
+from kdrepro.types import Outputs, as_outputs, at_least_float32
 
 
 def run_module(
@@ -222,7 +222,7 @@ def mean_of_softened(member_logits: Sequence[Tensor], *, temperature: float) -> 
                 "like the first member's"
             )
     stacked = torch.stack(list(member_logits))
-    wide = stacked if stacked.dtype == torch.float64 else stacked.float()
+    wide = at_least_float32(stacked)
     log_probs = torch.log_softmax(wide / temperature, dim=-1)
     return temperature * (log_probs.logsumexp(dim=0) - math.log(len(member_logits)))
 

@@ -14,6 +14,11 @@ from torch.utils._pytree import register_pytree_node
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Widen half precision to float32, which is what every loss is computed in; float64 stays as it is."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch of training data.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from kdrepro import checks, tensor_checks
-from kdrepro.losses.features import at_least_float32
+from kdrepro.types import at_least_float32
 
 FORMS = ("paper", "code")
 POOLS = ("sum", "max")

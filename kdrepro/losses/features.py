@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kdrepro import tensor_checks
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Widen half precision to float32, which is what every loss is computed in; float64 stays as it is."""
-    return values if values.dtype == torch.float64 else values.float()
+from kdrepro.types import at_least_float32
 
 
 def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:

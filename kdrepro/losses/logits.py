@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from kdrepro import checks, tensor_checks
+from kdrepro.types import at_least_float32
 
 _NO_CLASS = torch.iinfo(torch.int64).min
 
 
 def _log_probs(logits: Tensor, temperature: float) -> Tensor:
-    # Half precision has too few digits for a difference of log-probabilities: float32 at the least.
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return log_softmax(wide / temperature, dim=-1)
+    # Half precision has too few digits for a difference of log-probabilities.
+    return log_softmax(at_least_float32(logits) / temperature, dim=-1)
 
 
 def _pair(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     # and torch stops at a class that there is not.
     if targets.device.type == "cpu":
         tensor_checks.class_targets(targets, classes=classes)
-    wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+    wide = at_least_float32(student_logits)
     # Torch would give −100, the usual padding, a loss of 0, which counts in a mean.
     losses = cross_entropy(
         wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none", ignore_index=_NO_CLASS

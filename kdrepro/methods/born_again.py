@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 from kdrepro import checks, tensor_checks
 from kdrepro.losses.logits import forward_kl, hard_target_loss
 from kdrepro.losses.reduce import masked_mean
-from kdrepro.types import Batch, Outputs
+from kdrepro.types import Batch, Outputs, at_least_float32
 
 
 class BornAgain(nn.Module):
@@ -54,7 +54,7 @@ class ConfidenceWeighted(nn.Module):
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        confidence = _wide(_asked(teacher, batch).logits.detach()).softmax(dim=-1).amax(dim=-1)
+        confidence = at_least_float32(_asked(teacher, batch).logits.detach()).softmax(dim=-1).amax(dim=-1)
         hard = hard_target_loss(batch.counted(student).logits, batch.counted_targets)
         scale = masked_mean(confidence, batch.mask)
         return {"hard": masked_mean(hard * confidence, batch.mask) / scale}
@@ -95,10 +95,11 @@ class LabelSmoothing(nn.Module):
         targets = tensor_checks.class_targets(
             batch.counted_targets, classes=classes, leading=student.logits.shape[:-1]
         )
-        label = torch.full_like(_wide(student.logits), self.smoothing / classes)
+        logits = at_least_float32(student.logits)
+        label = torch.full_like(logits, self.smoothing / classes)
         label.scatter_add_(-1, targets.long()[..., None], torch.full_like(label[..., :1], 1 - self.smoothing))
         # Without smoothing the label of a class that is left out with -inf is 0, and 0 · -inf no number.
-        terms = label * log_softmax(_wide(student.logits), dim=-1).masked_fill(label == 0, 0.0)
+        terms = label * log_softmax(logits, dim=-1).masked_fill(label == 0, 0.0)
         cross = -terms.sum(dim=-1)
         entropy = -torch.xlogy(label, label).sum(dim=-1)
         return {"hard": masked_mean(cross - entropy, batch.mask)}
@@ -113,10 +114,6 @@ def permuted_others(logits: Tensor) -> Tensor:
     plain = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
     plain = plain.scatter(-1, largest, -1).argsort(dim=-1)
     return torch.empty_like(logits).scatter(-1, plain, logits.gather(-1, random))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _asked(teacher: Outputs | None, batch: Batch) -> Outputs:

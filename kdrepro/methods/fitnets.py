@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kdrepro import checks
-from kdrepro.losses.features import at_least_float32, hint_loss
+from kdrepro.losses.features import hint_loss
 from kdrepro.losses.logits import forward_kl, hard_target_loss, soft_target_loss
 from kdrepro.losses.reduce import masked_mean
-from kdrepro.types import Batch, Outputs, tapped
+from kdrepro.types import Batch, Outputs, at_least_float32, tapped
 
 
 def regressor(

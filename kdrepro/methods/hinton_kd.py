@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdrepro import checks, tensor_checks
 from kdrepro.losses.logits import hard_target_loss, soft_target_loss
 from kdrepro.losses.reduce import masked_mean
-from kdrepro.types import Batch, Outputs
+from kdrepro.types import Batch, Outputs, at_least_float32
 
 
 class HintonKD(nn.Module):
@@ -65,8 +65,9 @@ def tuned_bias(logits: Tensor, targets: Tensor, *, classes: Sequence[int]) -> fl
     amounts = torch.arange(-200, 201) / 10
     chosen = torch.zeros(logits.shape[-1], dtype=torch.bool)
     chosen[inside_classes] = True
-    inside, inside_class = logits.float().masked_fill(~chosen, -torch.inf).max(dim=-1)
-    outside, outside_class = logits.float().masked_fill(chosen, -torch.inf).max(dim=-1)
+    wide = at_least_float32(logits)
+    inside, inside_class = wide.masked_fill(~chosen, -torch.inf).max(dim=-1)
+    outside, outside_class = wide.masked_fill(chosen, -torch.inf).max(dim=-1)
     wins = inside + amounts[:, None] > outside
     errors = (torch.where(wins, inside_class, outside_class) != targets).sum(dim=-1)
     best = amounts[errors == errors.min()]
@@ -79,9 +80,14 @@ def frequency_bias(logits: Tensor, *, classes: Sequence[int], frequency: float) 
     Needs no labels of the examples, only how frequent the classes are: a correction that leaves the test set alone.
     The mean probability grows with the amount, so bisection between −50 and 50 finds it. Shape: (N, K).
 
-    Errors as `tuned_bias`, and `ValueError` for a frequency that is not above 0 and below 1.
+    Errors as `tuned_bias`, and `ValueError` for a frequency that is not above 0 and below 1, and for all classes at
+    once, whose probability is 1 whatever is added.
     """
     raised = _classes(logits, classes)
+    if len(raised) == logits.shape[-1]:
+        raise ValueError(
+            f"classes: got all {len(raised)}, expected fewer: no amount changes their probability, 1"
+        )
     if checks.fraction("frequency", frequency) in (0.0, 1.0):
         raise ValueError(f"frequency: got {frequency}, expected a number in (0, 1): no amount leads to it")
     shift = torch.zeros(logits.shape[-1], dtype=torch.float64)

@@ -181,6 +181,11 @@ def test_a_frequency_that_no_amount_gives_is_refused():
             frequency_bias(biased()[0], classes=[2], frequency=frequency)
 
 
+def test_no_amount_changes_the_probability_of_all_classes():
+    with pytest.raises(ValueError, match="classes: got all 6, expected fewer"):
+        frequency_bias(biased()[0], classes=range(6), frequency=0.5)
+
+
 CORRECTIONS = {
     "tuned_bias": lambda logits, classes: tuned_bias(logits, biased()[1], classes=classes),
     "frequency_bias": lambda logits, classes: frequency_bias(logits, classes=classes, frequency=0.1),
