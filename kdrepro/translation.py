@@ -66,7 +66,7 @@ class TranslationTest:
         `bleu_…`, from 0 to 100, or `phoneme_error_rate_…` and `word_accuracy_…`, `greedy` and with the beam;
         `test_perplexity` of the references; `mode_mass`, the mean probability of what the beam finds (of a
         translation that it cuts off, that of the words so far), its odds, and the shares of the sentences where it is
-        small or large (`mode_masses.shares`);
+        small or large (`mode_masses.shares`); `mode_mass_greedy`, that of what greedy decoding finds;
         `words_per_second_…`, on the CPU; `teacher_agreement` on the next word, and how many times as fast greedy
         decoding is.
         """
@@ -75,8 +75,10 @@ class TranslationTest:
         for name, search in (("greedy", self.greedy), (beam, self.beam)):
             translations = search(net, self.text.test_sources)
             found |= {f"{metric}_{name}": value for metric, value in self._quality(translations).items()}
-        log_probs = [each.log_prob for each in translations]
-        mass = found["mode_mass"] = text_metrics.mode_mass(log_probs)
+            log_probs = [each.log_prob for each in translations]
+            found[f"mode_mass_{name}"] = text_metrics.mode_mass(log_probs)
+        # The likeliest that is known is what the beam found, the last of the two.
+        mass = found["mode_mass"] = found.pop(f"mode_mass_{beam}")
         found |= mode_masses.shares(log_probs)
         # What claims compare: odds, since a share near 1 cannot rise tenfold, and what a search leaves out.
         odds = mass / max(1e-6, 1 - mass)

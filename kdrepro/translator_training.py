@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class TranslatorTraining:
         )
         self.settings["train_size"] = len(self.text.sources)
         self.taught: dict[str, float] = {}
+        self.example: dict[str, list[str]] = {}
         if not phonemes:
             self.settings["bleu_signature"] = self.test.signature()
 
@@ -94,7 +96,26 @@ class TranslatorTraining:
         chosen = self._chosen(found, references, file=file.with_suffix(".closest.jsonl"))
         nearest = [several[place] for several, place in zip(found, chosen, strict=True)]
         self._compare(places, nearest)
+        self.example = self._example(places, found, chosen)
         return sources, [each.tokens for each in nearest]
+
+    def _example(
+        self, places: Sequence[int], beams: Sequence[Sequence[Hypothesis]], chosen: Sequence[int]
+    ) -> dict[str, list[str]]:
+        """Return a training pair with the best of its beam, to show what is learned from; empty if none shows it.
+
+        It is the first where the nearest is another than the likeliest, and is not the reference either.
+        """
+        shown = self.settings["beam"]
+        for place, beam, nearest in zip(places, beams, chosen, strict=True):
+            if 0 < nearest < shown and beam[nearest].tokens != self.text.targets[place]:
+                best = beam[:shown]
+                return {
+                    "training_pair": list(self.text.data.train[place]),
+                    "training_beam": [self.text.written(each.tokens) for each in best],
+                    "training_beam_probability": [f"{math.exp(each.log_prob):.3g}" for each in best],
+                }
+        return {}
 
     def _some(self) -> Sequence[int]:
         """Return which pairs Seq-Inter takes."""
@@ -214,7 +235,7 @@ class TranslatorTraining:
             self.net,
             history,
             parameters=remaining_weights(self.net) if pruned else None,
-            samples=self.test.samples(self.net),
+            samples=self.test.samples(self.net) | self.example,
         )
 
 

@@ -1,0 +1,52 @@
+"""What the metrics of rows are called in a sentence, and what they are counted in."""
+
+from __future__ import annotations
+
+NAMES = {
+    "beam_gain": "what the beam adds",
+    "bleu_beam5": "BLEU, beam of 5",
+    "bleu_beam5_missing": "100 minus BLEU, beam of 5",
+    "bleu_greedy": "BLEU, greedy",
+    "bleu_greedy_missing": "100 minus BLEU, greedy",
+    "greedy_speedup": "greedy against its own beam",
+    "mode_mass": "probability of its best translation",
+    "mode_odds": "odds of its best translation",
+    "mode_odds_tenth": "a tenth of these odds",
+    "speedup_over_teacher_beam5": "speed, against the teacher's beam",
+    "speedup_over_teacher_greedy": "speed, against the teacher's greedy decoding",
+    "test_ece": "calibration error",
+    "test_error_rate": "test error rate",
+    "test_error_rate_bias_train": "test error rate, biases set on the training set",
+    "test_errors": "test errors",
+    "test_errors_bias_train": "test errors, bias set on the training set",
+    "test_errors_on_3": "test errors on threes",
+    "test_errors_on_3_bias_train": "test errors on threes, bias set on the training set",
+    "test_nll": "test loss",
+    "test_perplexity": "perplexity on the references",
+    "train_accuracy": "right on the training data",
+}
+# Of metrics that are not counted, nothing.
+UNITS = {
+    "beam_gain": "BLEU",
+    "bleu_beam5": "BLEU, beam of 5",
+    "bleu_greedy": "BLEU, greedy",
+    "greedy_speedup": "times",
+    "mode_mass": "probability",
+    "mode_odds": "odds",
+    "mode_odds_tenth": "odds",
+    "speedup_over_teacher_beam5": "times",
+    "speedup_over_teacher_greedy": "times",
+    "test_errors": "test errors",
+    "test_errors_bias_train": "test errors",
+    "test_nll": "nats",
+    "test_perplexity": "perplexity",
+}
+
+
+def called(metric: str) -> str:
+    """The name of a metric in words, and of one that has none its own.
+
+    >>> called("bleu_greedy"), called("teacher_agreement")
+    ('BLEU, greedy', 'teacher_agreement')
+    """
+    return NAMES.get(metric, metric)
