@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -103,12 +103,14 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
     return chart
 
 
-def learning_curves(rows: Sequence[Row], curve: str, *, label: str = "") -> Chart:
+def learning_curves(
+    rows: Sequence[Row], curve: str, *, label: str = "", names: Mapping[str, str] | None = None
+) -> Chart:
     """A curve of the rows, such as `loss`, against the epoch: the mean of each arm's seeds with its 95 % band.
 
-    `label` is what the axis says, the name of the curve unless given. Rows without that curve are left out. Where the
-    values span more than a factor of 20 the axis is logarithmic, and mean and band are those of the logarithms: a band
-    of the values themselves could reach below zero.
+    `label` is what the axis says, the name of the curve unless given, and `names` what arms are called. Rows without
+    that curve are left out. Where the values span more than a factor of 20 the axis is logarithmic, and mean and band
+    are those of the logarithms: a band of the values themselves could reach below zero.
     """
     by_arm: dict[str, list[list[float]]] = {}
     for row in rows:
@@ -136,7 +138,7 @@ def learning_curves(rows: Sequence[Row], curve: str, *, label: str = "") -> Char
             ]
             epochs = np.arange(1, longest + 1)
             colour = CYCLE[place % len(CYCLE)]
-            who = f"{arm} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
+            who = f"{(names or {}).get(arm, arm)} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
             # A line of one point is invisible.
             marker = "o" if longest == 1 else None
             means = back([each.mean for each in bands])

@@ -93,7 +93,11 @@ def test_learning_curves_are_means_with_bands(tmp_path):
     assert band[:, 1].max() == pytest.approx(high)
     assert axes.get_yscale() == "linear"
     assert axes.get_ylabel() == "loss"
-    assert plots.learning_curves(first, "loss", label="cross-entropy").axes[0].get_ylabel() == "cross-entropy"
+    axes = plots.learning_curves(first, "loss", label="cross-entropy", names={"teacher": "the teacher"}).axes[
+        0
+    ]
+    assert axes.get_ylabel() == "cross-entropy"
+    assert axes.lines[0].get_label() == "the teacher (3 runs)"
 
 
 def test_a_band_on_a_logarithmic_axis_stays_above_zero():

@@ -3,104 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 from kdrepro.claims import Side
-from kdrepro.judgement import Judgement
+from kdrepro.exhibits.render import typeset
+from kdrepro.judgement import Judgement, from_to, number
 from kdrepro.ledger import Ledger
 from kdrepro.pairs import rows_shown, summary
 from kdrepro.verdicts import judge_paper
 
-# What each verdict says in words; "fewer" and "more" follow the sign where a similarity is contradicted.
-_SENTENCES = {
-    "N1": {
-        "reproduced": "As a mean over the batch, 0.1 in the paper's formula leaves an error rate within 5 % of that "
-        "with the labels alone.",
-        "contradicted": "As a mean over the batch, 0.1 in the paper's formula leaves {fewer} errors than the labels "
-        "alone, by more than 5 %.",
-    },
-    "N2": {
-        "reproduced": "The code's form with 1,000 leaves fewer errors than 0.1 as a mean over the batch.",
-        "contradicted": "The code's form with 1,000 leaves more errors than 0.1 as a mean over the batch.",
-    },
-    "N3": {
-        "reproduced": "With its β for each group, summed over the batch, the formula leaves fewer errors than with "
-        "the mean.",
-        "contradicted": "With its β for each group, summed over the batch, the formula leaves more errors than with "
-        "the mean.",
-    },
-    "N4": {
-        "reproduced": "The formula with β for each group, summed, has an error rate within 5 % of that of the "
-        "code's form.",
-        "contradicted": "The formula with β for each group, summed, leaves {fewer} errors than the code's form, by "
-        "more than 5 %.",
-    },
-    "N5": {
-        "reproduced": "The code's 1,000 put into the paper's formula leaves more errors than in its own form.",
-        "contradicted": "The code's 1,000 put into the paper's formula leaves fewer errors than in its own form.",
-    },
-    "N6": {
-        "reproduced": "Strength counts: in the code's own form 10 leaves more errors than 1,000.",
-        "contradicted": "In the code's form 10 leaves fewer errors than 1,000.",
-    },
-    "N7": {
-        "reproduced": "The code's form with 10 is within 5 % of the formula with 0.1 as a mean, which pulls about "
-        "as little.",
-        "contradicted": "The code's form with 10 leaves {fewer} errors than the formula with 0.1 as a mean, by more "
-        "than 5 %.",
-    },
+# What β may mean, or how much its size matters, and the claims about it.
+_BULLETS = {
+    "β = 0.1 as a mean over the batch": ("N1", "N2"),
+    "β by group as a sum over the batch": ("N3", "N4"),
+    "Other weights": ("N6", "N7", "N5"),
 }
-# What is not settled, in few words.
-_QUESTIONS = {
-    "N1": "0.1 as a mean over the batch against the labels alone",
-    "N2": "the code's form with 1,000 against that mean",
-    "N3": "its β for each group, summed over the batch, against that mean",
-    "N4": "that sum against the code's form",
-    "N5": "1,000 in the paper's formula against the code's form",
-    "N6": "1,000 against 10 in the code's form",
-    "N7": "10 in the code's form against that mean",
-}
-_ARMS = {
-    "student_alone": "labels alone",
-    "at": "the code's form with 1,000",
-    "at_10": "the code's form with 10",
-    "at_norm_0.1": "the paper's formula with 0.1 as a mean",
-    "at_norm_by_group": "its β for each group as a sum",
-    "at_norm_1000": "the paper's formula with 1,000",
+# Who is compared in each claim, and with whom; the sign is that of its difference where it is told the other way round.
+_COMPARED = {
+    "N1": ("it", "the labels alone", 1),
+    "N2": ("it", "the code's form with 1,000", -1),
+    "N3": ("it", "0.1 as a mean", 1),
+    "N4": ("it", "the code's form with 1,000", 1),
+    "N5": ("1,000 in the paper's formula", "in the code's form", -1),
+    "N6": ("10 in the code's form", "1,000 in it", -1),
+    "N7": ("10 in the code's form", "0.1 as a mean in the paper's, which pulls about as little", 1),
 }
 
 
 def answer(ledger: Ledger) -> str:
     """Which reading of the paper's β the recorded runs agree with, as Markdown made from the verdicts N1 to N7."""
     found = {
-        each.claim.id: each for each in judge_paper("zagoruyko2017", ledger) if each.claim.id in _SENTENCES
+        each.claim.id: each for each in judge_paper("zagoruyko2017", ledger) if each.claim.id in _COMPARED
     }
-    known = {name: each for name, each in found.items() if each.verdict != "not run"}
-    if not known:
+    if all(each.verdict == "not run" for each in found.values()):
         return "**Not run yet.** The arithmetic stands without the runs; what they say will stand here."
-    told = [_sentence(name, each) for name, each in known.items() if each.verdict != "inconclusive"]
-    open_ones = [_QUESTIONS[name] for name, each in known.items() if each.verdict == "inconclusive"]
-    if open_ones:
-        told.append(f"Not settled by these runs: {'; '.join(open_ones)}. {_means(ledger)}")
-    if len(known) < len(found):
-        told.append(f"Not enough runs yet for {', '.join(name for name in found if name not in known)}.")
-    return f"**{_headline(found)}** {' '.join(told)}"
+    labels = summary(
+        rows_shown(ledger, "attention_transfer", "reduced"), Side.of("student_alone", "test_errors")
+    )
+    told = []
+    for name, ids in _BULLETS.items():
+        said = [_sentence(found[each], None if labels is None else labels[0].mean) for each in ids]
+        told.append(f"- **{name}:** {'; '.join(said)}.")
+    return "\n".join([f"**{_headline(found)}**", "", *told, "", how_wide(ledger)]).rstrip()
 
 
-def _sentence(name: str, judged: Judgement) -> str:
-    fewer = "fewer" if (judged.mean or 0) < 0 else "more"
-    low, high = judged.interval or (0.0, 0.0)
-    # Two arms may be similar and one of them be better all the same.
-    apart = judged.claim.kind == "similar" and judged.verdict == "reproduced" and (low > 0 or high < 0)
-    also = f" It leaves measurably {fewer} errors all the same." if apart else ""
-    return _SENTENCES[name][judged.verdict].format(fewer=fewer) + also
-
-
-def _means(ledger: Ledger) -> str:
-    """The mean errors of the arms that the questions are about, in order."""
+def how_wide(ledger: Ledger) -> str:
+    """How many errors *similar* allows, beside what the maps take off at all: a sentence from rows, or nothing."""
     rows = rows_shown(ledger, "attention_transfer", "reduced")
-    found = {name: summary(rows, Side.of(arm, "test_errors")) for arm, name in _ARMS.items()}
-    means = sorted((each[0].mean, name) for name, each in found.items() if each is not None)
-    return f"Their mean errors, fewest first: {', '.join(f'{name} ({mean:,.0f})' for mean, name in means)}."
+    maps, margins = None, []
+    for judged in judge_paper("zagoruyko2017", ledger):
+        claim = judged.claim
+        if claim.id == "S1":
+            maps = judged.mean
+        if claim.kind == "similar" and judged.verdict != "not run":
+            sides = [summary(rows, Side.of(arm, claim.metric)) for arm in claim.arms]
+            margins.append(
+                round(claim.margin_relative * fmean(each[0].mean for each in sides if each is not None))
+            )
+    if not margins or maps is None:
+        return ""
+    off = f"take off {_rounded(-maps)}" if maps < 0 else "take off none"
+    return (
+        f"Within 5 % of each other, as *similar* asks, is within {from_to(margins)} errors here, while "
+        f"attention maps {off} in all (S1). So such a verdict excludes large differences only."
+    )
+
+
+def _rounded(value: float) -> str:
+    """Errors are whole, and means of few that differ by less than one are not."""
+    return f"{value:,.0f}" if abs(value) >= 1 else number(value)
+
+
+def _sentence(judged: Judgement, labels: float | None) -> str:
+    """Who leaves how many errors more or fewer than whom, with the interval and the verdict."""
+    claim = judged.claim
+    who, whom, sign = _COMPARED[claim.id]
+    if judged.mean is None or judged.interval is None:
+        return f"{claim.id} is not run"
+    mean, (low, high) = sign * judged.mean, sorted(sign * bound for bound in judged.interval)
+    fewer = mean < 0
+    ends = (-high, -low) if fewer else (low, high)
+    if claim.id == "N1" and labels is not None:
+        many = f"the {labels:,.0f} errors of {whom}"
+        start = f"it {'takes' if fewer else 'adds'} {_rounded(abs(mean))} {'off' if fewer else 'to'} {many}"
+    else:
+        start = f"{who} leaves {_rounded(abs(mean))} {'fewer' if fewer else 'more'} errors than {whom}"
+    within = f", within {100 * claim.margin_relative:g} %" if claim.kind == "similar" else ""
+    also = ", but not the same" if judged.apart else ""
+    low, high = (_rounded(bound) for bound in ends)
+    return typeset(f"{start} (95 % interval {low} to {high}; {claim.id}{within}: {judged.verdict}{also})")
 
 
 def _headline(found: Mapping[str, Judgement]) -> str:

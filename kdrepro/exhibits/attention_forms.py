@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import AutoLocator, FuncFormatter, NullLocator
 
 from kdrepro import checks
 from kdrepro.claims import Side, paper
@@ -136,7 +136,8 @@ def strength_curve(ledger: Ledger, *, protocol: str = "reduced", positions: int 
     The axis is the weight with which the code's form would pull as hard at a distance of 0.4 between maps of
     `positions` (see `code_weight`). A term in the paper's form moves to the right as the maps come closer, because it
     does not let go: its bar runs from a distance of 0.8 to one of 0.2. Every run is a dot, bars up and down are 95 %
-    intervals. The student on labels alone, the one on soft targets and the teacher are lines.
+    intervals. The student on labels alone, the one on soft targets and the teacher are lines. An arm with more than 1.3
+    times the errors of the labels alone is an arrow at the top with its number, so that the others stay apart.
     """
     rows = rows_shown(ledger, RECIPE, protocol)
     arms = _attention_arms(rows, positions)
@@ -144,10 +145,12 @@ def strength_curve(ledger: Ledger, *, protocol: str = "reduced", positions: int 
         chart = new_chart(9.6, 5.0)
         axes = chart.subplots()
         lines = [_reference(axes, rows, *each) for each in _REFERENCES]
+        labels = summary(rows, Side.of("student_alone", "test_error_rate"))
+        limit = _FAR * labels[0].mean if labels else math.inf
         for form in COLOURS:
             own = {arm: term for arm, term in arms.items() if term.form == form}
             if own:
-                _form(axes, rows, form, own, positions)
+                _form(axes, rows, form, own, positions, limit)
         axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
         side = math.isqrt(positions)
         axes.set_xlabel(
@@ -163,28 +166,20 @@ def strength_curve(ledger: Ledger, *, protocol: str = "reduced", positions: int 
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.08, y=0.15)
-        _percent(axes, [row for row in rows if row.arm in {*arms, *(each[0] for each in _REFERENCES)}])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return chart
 
 
+# How many times the errors of the labels alone are too many for the axis.
+_FAR = 1.3
 _REFERENCES = (
     ("student_alone", "labels alone", RED, "--"),
     ("kd", "soft targets", BLUE, "-."),
     ("teacher_wrn16_2", "teacher", GREY, ":"),
 )
-
-
-def _percent(axes: Axes, rows: Sequence[Row]) -> None:
-    """Errors in percent, on a logarithmic axis where one arm makes many times as many as another."""
-    rates = [row.metrics["test_error_rate"] for row in rows]
-    if min(rates) > 0 and max(rates) > 4 * min(rates):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
 
 
 def _reference(axes: Axes, rows: Sequence[Row], arm: str, name: str, colour: str, style: str) -> bool:
@@ -198,27 +193,35 @@ def _reference(axes: Axes, rows: Sequence[Row], arm: str, name: str, colour: str
     return True
 
 
-def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, _Term], positions: int) -> None:
-    """The points of one form, with its weights written at them as β."""
+def _form(
+    axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, _Term], positions: int, limit: float
+) -> None:
+    """The points of one form, with its weights written at them as β; those above the limit at the top of the axes."""
     colour, places, means = COLOURS[form], [], []
+    # Weights of the code's form are of one kind; the paper's are readings, between which there is nothing.
+    style = "-D" if form == "code" else "D"
     for arm, (_, weight, words) in sorted(arms.items(), key=lambda each: each[1].weight):
         side = Side.of(arm, "test_error_rate")
         found = summary(rows, side)
         assert found is not None
         (mean, low, _), count = found
         place = code_weight(form, weight, positions=positions)
-        axes.plot(
-            [place] * count, [each.value for each in readings(rows, side)], "o", color=colour, alpha=0.35
-        )
+        if mean > limit:
+            _far(axes, place, colour, f"{words}\n{100 * mean:.3g} %")
+            continue
+        values = [each.value for each in readings(rows, side)]
+        axes.plot([place] * count, values, "o", color=colour, alpha=0.35)
         if math.isfinite(low):
             axes.errorbar(place, mean, yerr=mean - low, color=colour, linewidth=2, capsize=5)
         if form == "paper":
             axes.plot([place / 2, place * 2], [mean, mean], color=colour, linewidth=6, alpha=0.25)
         # The labels of one form above and of the other below, because their points may meet.
-        offset, anchor = ((0, 9), "bottom") if form == "paper" else ((0, -9), "top")
+        above = form == "paper"
+        ends = [*values, *([low, 2 * mean - low] if math.isfinite(low) else [])]
+        offset, anchor = ((0, 6), "bottom") if above else ((0, -6), "top")
         axes.annotate(
             words,
-            (place, mean),
+            (place, max(ends) if above else min(ends)),
             xytext=offset,
             textcoords="offset points",
             ha="center",
@@ -228,7 +231,23 @@ def _form(axes: Axes, rows: Sequence[Row], form: str, arms: Mapping[str, _Term],
         )
         places.append(place)
         means.append(mean)
-    axes.plot(places, means, "-D", color=colour, linewidth=2, markersize=7, label=f"the {form}'s form")
+    axes.plot(places, means, style, color=colour, linewidth=2, markersize=7, label=f"the {form}'s form")
+
+
+def _far(axes: Axes, place: float, colour: str, words: str) -> None:
+    """An arrow at the top of the axes for a point that lies far above them."""
+    at_top = axes.get_xaxis_transform()
+    axes.plot(place, 0.97, "^", color=colour, markersize=10, transform=at_top)
+    axes.annotate(
+        words,
+        (place, 0.97),
+        xycoords=at_top,
+        xytext=(0, -10),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize=10,
+    )
 
 
 def pulls_in_the_end(ledger: Ledger, *, protocol: str = "reduced") -> pd.DataFrame:

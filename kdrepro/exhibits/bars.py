@@ -59,8 +59,9 @@ def draw_bars(
             axes.annotate(words, (place, 0.02 * top), ha="center", va="bottom")
         if column.paper is not None:
             label = None if "the paper" in axes.get_legend_handles_labels()[1] else "the paper"
-            axes.plot(place + 0.38, column.paper, "D", markersize=9, mfc="white", mec="black", label=label)
-            axes.text(place + 0.46, column.paper, f"{column.paper:g}", va="center")
+            # At the right edge of its own bar, beside the dots.
+            axes.plot(place + 0.22, column.paper, "D", markersize=9, mfc="white", mec="black", label=label)
+            axes.text(place + 0.31, column.paper, f"{column.paper:g}", va="center")
     axes.set_xticks(range(len(columns)), [column.name for column in columns])
     axes.set_xlim(-0.5, len(columns) - 0.3)
     axes.set_ylim(bottom=0)

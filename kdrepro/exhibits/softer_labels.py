@@ -59,13 +59,14 @@ def against_again(
                     continue
                 drawn += 1
                 forest_row(axes, place, [pair.difference for pair in pairs], found)
-            axes.locator_params(axis="x", nbins=5)
+            axes.locator_params(axis="x", nbins=3)
             axes.set_xlabel(words)
             if not drawn:
                 axes.set_xticks([])
                 say(axes, f"not run at\nprotocol {protocol}")
         where = f"{named(prefix, protocol)}, protocol {protocol}"
-        chart.suptitle(f"{where}: minus the labels once more", x=0.01, ha="left", fontsize=12)
+        title = f"{where}: difference to the labels once more (left is better)"
+        chart.suptitle(title, x=0.01, ha="left", fontsize=12)
     return chart
 
 

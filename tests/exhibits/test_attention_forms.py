@@ -133,17 +133,28 @@ def test_every_weight_that_has_rows_is_drawn(tmp_path):
     assert "maps of 7×7" in words(axes.figure)
 
 
-def test_errors_that_differ_many_times_are_on_a_logarithmic_axis(tmp_path):
+def test_an_arm_with_many_more_errors_than_the_labels_alone_does_not_squeeze_the_others(tmp_path):
     few = [
         row("at", 0, 80, "quick"),
         row("at_norm_1000", 0, 660, "quick"),
+        row("at_norm_0.1", 0, 81, "quick"),
         row("student_alone", 0, 84, "quick"),
     ]
     axes = strength_curve(write_ledger(tmp_path / "far", few), protocol="quick").axes[0]
-    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-    axes = strength_curve(write_ledger(tmp_path / "near", few[::2]), protocol="quick").axes[0]
-    assert axes.get_yscale() == "linear"
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert axes.get_ylim()[1] < 0.01
+    assert points(axes, "D") == [pytest.approx((1000.0, 0.008)), pytest.approx((4.0, 0.0081))]
+    assert points(axes, "^") == [pytest.approx((40_000.0, 0.97))]
+    assert "β = 1,000\n6.6 %" in words(axes.figure)
     assert axes.yaxis.get_major_formatter()(0.125) == "12.5 %"
+    # Without the labels alone there is nothing to be far from.
+    axes = strength_curve(write_ledger(tmp_path / "near", few[:2]), protocol="quick").axes[0]
+    assert len(points(axes, "D")) == 2
+
+
+def test_only_weights_of_one_form_are_joined(ledger):
+    joined = {line.get_label(): line.get_linestyle() for line in strength_curve(ledger).axes[0].lines}
+    assert (joined["the code's form"], joined["the paper's form"]) == ("-", "None")
 
 
 # -- where training ended

@@ -25,6 +25,7 @@ from kdrepro.exhibits.generations import (
 from kdrepro.ledger import Ledger
 from kdrepro.plots import forest
 from kdrepro.recipes.born_again import ARMS
+from kdrepro.verdicts import judge
 
 METRICS = ("test_error_rate", "train_accuracy", "teacher_agreement", "test_nll", "test_ece")
 
@@ -155,7 +156,11 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
             in text
         )
         assert "So it has turned, as Mobahi et al. say that it must." in text
-        assert re.search(r"gets [\d.]+ of (60,000|4,000) training digits fewer right", text)
+        assert re.search(
+            r"In \d+ of 20 seeds the last gets fewer of the (60,000|4,000) training digits right than the first, by "
+            r"\d+ to \d+: the sign that Mobahi et al. derive, of which this shows no more",
+            text,
+        )
     assert pictures.startswith(
         "**On CIFAR-10 in a short schedule** the first born-again generation makes fewer"
     )
@@ -175,13 +180,51 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
         ({"ban1": 51.0}, "and the labels once more cannot be told apart"),
         ({"ban1": 60.0}, "makes more errors than the labels once more"),
         ({"ban5": 30.0}, "The last still makes fewer errors than the first."),
-        ({"ban5": 30.0}, "training digits more right than the first, against what Mobahi et al. derive"),
+        ({"ban5": 30.0}, "gets more of the 4,000 training digits right than the first, by "),
         ({"ban5": 46.0}, "Whether the last is worse than the first, these runs do not decide"),
         ({"ban4": 0.0}, "2 with fewer errors, 2 not run yet"),
     ],
 )
 def test_the_answer_follows_the_rows(tmp_path, levels, says):
     assert says in answer(write_ledger(tmp_path, born_again_rows(spread=1.5, **levels)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ([0], "In each of 20 seeds the first and the last get equally many training digits right."),
+        ([-1], "In 20 of 20 seeds the last gets fewer of the 4,000 digits, by 1: the sign"),
+        ([-1, -2, -1, 0], "In 15 of 20 seeds the last gets fewer of the 4,000 digits, by 1 to 2:"),
+        ([2, 1], "In 20 of 20 seeds the last gets more of the 4,000 digits, by 1 to 2: against"),
+        ([-3, 1], "digits, by 3, and in 10 more, by 1: "),
+    ],
+)  # fmt: skip
+def test_training_digits_are_counted_seed_by_seed(tmp_path, changes, says):
+    rows = [row for row in born_again_rows() if row.arm in ("few_ban1", "few_ban5")]
+    for row in rows:
+        change = changes[row.seed % len(changes)] if row.arm == "few_ban5" else 0
+        row.metrics["train_accuracy"] = (3990 + change) / 4000
+    ledger = write_ledger(tmp_path, rows)
+    told = generations._fits(judge(paper("furlanello2018").claim("E6a"), rows), ledger)
+    assert says in told.replace("training digits right than the first", "digits")
+
+
+def test_nets_that_fit_all_of_their_data_are_told(tmp_path):
+    rows = [row for row in born_again_rows() if row.arm in ("few_ban1", "few_ban5")]
+    for row in rows:
+        row.metrics["train_accuracy"] = 1.0
+    told = generations._fits(judge(paper("furlanello2018").claim("E6a"), rows), write_ledger(tmp_path, rows))
+    assert told == "In each of 20 seeds the first and the last get all training digits right."
+
+
+def test_one_digit_does_not_fill_the_axis_of_the_training_data(tmp_path):
+    rows = [row for row in born_again_rows("mnist_", seeds=2) if row.arm in ("mnist_teacher", "mnist_ban1")]
+    for row in rows:
+        row.metrics["train_accuracy"] = 1 - (row.arm == "mnist_ban1") / 60_000
+    axes = by_generation(write_ledger(tmp_path, rows), "mnist_").axes[1]
+    low, high = axes.get_ylim()
+    assert low < 1 < high
+    assert high - low >= 0.001
 
 
 def test_what_was_never_better_has_not_turned(tmp_path):
