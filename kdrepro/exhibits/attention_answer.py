@@ -50,12 +50,13 @@ def answer(ledger: Ledger) -> str:
 def how_wide(ledger: Ledger) -> str:
     """How many errors *similar* allows, beside what the maps take off at all: a sentence from rows, or nothing."""
     rows = rows_shown(ledger, "attention_transfer", "reduced")
-    maps, margins = None, []
+    maps, names, margins = None, [], []
     for judged in judge_paper("zagoruyko2017", ledger):
         claim = judged.claim
         if claim.id == "S1":
             maps = judged.mean
         if claim.kind == "similar" and judged.verdict != "not run":
+            names.append(claim.id)
             sides = [summary(rows, Side.of(arm, claim.metric)) for arm in claim.arms]
             margins.append(
                 round(claim.margin_relative * fmean(each[0].mean for each in sides if each is not None))
@@ -65,7 +66,7 @@ def how_wide(ledger: Ledger) -> str:
     off = f"take off {_rounded(-maps)}" if maps < 0 else "take off none"
     return (
         f"Within 5 % of each other, as *similar* asks, is within {from_to(margins)} errors here, while "
-        f"attention maps {off} in all (S1). So such a verdict excludes large differences only."
+        f"attention maps {off} in all (S1). So these verdicts ({', '.join(names)}) exclude large differences only."
     )
 
 
@@ -90,8 +91,8 @@ def _sentence(judged: Judgement, labels: float | None) -> str:
         start = f"{who} leaves {_rounded(abs(mean))} {'fewer' if fewer else 'more'} errors than {whom}"
     within = f", within {100 * claim.margin_relative:g} %" if claim.kind == "similar" else ""
     also = ", but not the same" if judged.apart else ""
-    low, high = (_rounded(bound) for bound in ends)
-    return typeset(f"{start} (95 % interval {low} to {high}; {claim.id}{within}: {judged.verdict}{also})")
+    interval = " to ".join(map(_rounded, ends))
+    return typeset(f"{start} (95 % interval {interval}; {claim.id}{within}: {judged.verdict}{also})")
 
 
 def _headline(found: Mapping[str, Judgement]) -> str:

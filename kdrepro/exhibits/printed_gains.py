@@ -6,6 +6,7 @@ The numbers are read from the claims, where they stand once. White cards and col
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 import matplotlib
@@ -83,6 +84,29 @@ def printed_generations() -> list[Generations]:
         born = tuple(float(each) for each in says[3].split(", "))
         found.append(Generations(net, float(says[1]), float(says[2]), born))
     return found
+
+
+def gaps_table() -> pd.DataFrame:
+    """How many of the changes in Tables 1 and 2 are larger than the two widest gaps between runs of one procedure."""
+    repeated = printed_generations()
+    first, second = sorted((each.apart for each in repeated), reverse=True)[:2]
+    changes = {
+        "teacher to student, CIFAR-10": [each.points for each in printed_gains()],
+        "teacher to first generation, CIFAR-100": [each.teacher - each.born[0] for each in repeated],
+        "later generations, CIFAR-100": [
+            before - after for each in repeated for before, after in pairwise(each.born)
+        ],
+    }
+    records = [
+        {
+            "Changes": words,
+            "How many": len(some),
+            f"Larger than {first:g} points": sum(abs(each) > first for each in some),
+            f"Larger than {second:g} points": sum(abs(each) > second for each in some),
+        }
+        for words, some in changes.items()
+    ]
+    return pd.DataFrame(records)
 
 
 def _read(pattern: str, text: str, *, claim: str) -> re.Match[str]:

@@ -215,9 +215,11 @@ def setting(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:g}"
+        # A bound such as √15 is a float of which :g shows digits that mean nothing.
+        root = round(value**2) if 1 < value < 1e3 and not value.is_integer() else 0
+        return f"√{root} (about {value:.3g})" if math.isclose(value**2, root) else f"{value:g}"
     if isinstance(value, list):
         return ", ".join(setting(each) for each in value)
     return str(value)

@@ -89,3 +89,15 @@ def test_the_table_says_who_got_worse():
     assert list(frame["Worse"]).count("worse") == 3
     assert frame.loc[3, "Gain in points"] == "−0.09"
     assert frame.loc[0, "Gain in points"] == "+0.05"
+
+
+def test_changes_are_counted_against_the_widest_gaps():
+    table = printed.gaps_table().set_index("Changes")
+    assert list(table.columns) == ["How many", "Larger than 0.66 points", "Larger than 0.13 points"]
+    gains = [abs(each.points) for each in printed.printed_gains()]
+    assert list(table.loc["teacher to student, CIFAR-10"]) == [8, 0, sum(each > 0.13 for each in gains)]
+    assert list(table["How many"]) == [
+        8,
+        4,
+        sum(len(each.born) - 1 for each in printed.printed_generations()),
+    ]
