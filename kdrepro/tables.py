@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from kdrepro.claims import Claim, Side, paper, papers
+from kdrepro.claims import Claim, paper, papers
 from kdrepro.exhibits.render import Html, show, typeset
 from kdrepro.exhibits.run_tables import (
     correction_table,
@@ -20,9 +20,12 @@ from kdrepro.exhibits.run_tables import (
     setting,
     stamp,
 )
-from kdrepro.judgement import UNJUDGED, Judgement, number, unfinished
+from kdrepro.intervals import Interval
+from kdrepro.judgement import UNJUDGED, Judgement, number, span, unfinished
 from kdrepro.ledger import Ledger, Row
+from kdrepro.metric_names import UNITS, called
 from kdrepro.pairs import rows_shown
+from kdrepro.rules import beside_number
 from kdrepro.verdicts import judge_paper
 
 __all__ = [
@@ -44,21 +47,6 @@ __all__ = [
 ]
 
 
-# What the numbers of a claim without a unit of its own are in.
-_UNITS = {
-    "test_errors": "test errors",
-    "test_errors_bias_train": "test errors",
-    "test_nll": "nats",
-    "test_perplexity": "perplexity",
-    "bleu_greedy": "BLEU, greedy",
-    "bleu_beam5": "BLEU, beam of 5",
-    "beam_gain": "BLEU",
-    "mode_mass": "probability",
-    "mode_odds": "odds",
-    "greedy_speedup": "times",
-    "speedup_over_teacher_greedy": "times",
-    "speedup_over_teacher_beam5": "times",
-}
 _UNJUDGED_WORDS = {
     "not run": "Not run, not often enough yet, or not to be judged, with the reason in the chapter",
     "out of reach": "Out of reach, with the reason in the chapter",
@@ -80,35 +68,27 @@ def _paper_says(claim: Claim) -> str:
 def _we_find(judgement: Judgement) -> str:
     if judgement.mean is None or judgement.interval is None:
         return "–"
-    claim, (low, high) = judgement.claim, judgement.interval
+    claim, found = judgement.claim, Interval(judgement.mean, *judgement.interval)
+    what, end = (
+        {"value": "", "order": "difference ", "similar": "difference ", "recovery": "share "}[claim.kind],
+        "",
+    )
+    if claim.kind == "order" and len(claim.comparisons) == 1 and claim.comparisons[0].number is not None:
+        found, what = beside_number(claim, claim.comparisons[0], found), ""
     unit = "" if judgement.metric else claim.unit
     if claim.kind in ("order", "similar") and not unit:
         metrics = {judgement.metric} if judgement.metric else _compared(claim) or {claim.metric}
-        units = {_UNITS.get(each, "") for each in metrics}
+        units = {UNITS.get(each, "") for each in metrics}
         unit = units.pop() if len(units) == 1 else ""
-    text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {unit}".strip()
-    what = f"difference in {judgement.metric} " if judgement.metric and not unit else _difference(claim)
-    if judgement.apart:
-        text += "; similar, but not the same"
-    of = {"value": "", "order": what, "similar": what, "recovery": "share "}
-    return of[claim.kind] + text
+        if judgement.metric and not unit:
+            what = f"difference in {called(judgement.metric)} "
+    end = "; similar, but not the same" if judgement.apart else ""
+    return f"{what}{number(found.mean)} ({span(found.low, found.high)}) {unit}".strip() + end
 
 
 def _compared(claim: Claim) -> set[str]:
     """The metrics of all sides that are no numbers."""
-    sides = [side for each in claim.comparisons for side in (each.lower, each.higher)]
-    return {side.metric for side in sides if isinstance(side, Side)}
-
-
-def _difference(claim: Claim) -> str:
-    """What is subtracted, where a claim has one comparison and that is with a number."""
-    if len(claim.comparisons) == 1:
-        (only,) = claim.comparisons
-        if not isinstance(only.lower, Side):
-            return f"{claim.scale * only.lower:g} minus ours: "
-        if not isinstance(only.higher, Side):
-            return f"ours minus {claim.scale * only.higher:g}: "
-    return "difference "
+    return {side.metric for each in claim.comparisons for side in each.sides}
 
 
 def _label(claim: Claim, claims: Iterable[Claim]) -> str:
