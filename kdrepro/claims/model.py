@@ -149,6 +149,12 @@ class Paper:
         there = {each.id: each for each in self.claims}
         return there[checks.choice("claim", key, there)]
 
+    def origin(self, claim: Claim) -> str:
+        """Whose a claim is: of the "paper", or ours, a "stand-in" for one of the paper's or an "addition"."""
+        if not claim.ours:
+            return "paper"
+        return "stand-in" if any(claim.id in each.instead for each in self.claims) else "addition"
+
     @property
     def cited_as(self) -> str:
         """The short name in tables: first author and year."""
