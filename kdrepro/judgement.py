@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kdrepro.claims import Claim, Side
 from kdrepro.intervals import Interval
+from kdrepro.metric_names import called
 
 UNJUDGED = ("not run", "out of reach")
 VERDICTS = ("reproduced", "direction holds", "inconclusive", "contradicted", "not run", "out of reach")
@@ -58,37 +59,46 @@ def number(value: float) -> str:
 
     >>> number(146.2), number(13.24), number(2.0), number(0.0912), number(-0.0), number(4730.0), number(532998.0)
     ('146', '13.2', '2', '0.091', '0', '4730', '532,998')
+    >>> number(-0.00086), number(0.0000086)
+    ('-0.00086', '8.6e-06')
     """
     if not math.isfinite(value):
         return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
     size = abs(value)
-    if 0 < size < 1e-3:
+    if 0 < size < 1e-4:
         return f"{value:.1e}"
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3 if size >= 1e-3 else 5
     text = f"{value:,.0f}" if size >= 10_000 else f"{value:.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
 
 
+def span(low: float, high: float) -> str:
+    """The ends of an interval, or that there is none, as all values are the same.
+
+    >>> span(1.5, 2.5), span(2.0, 2.0)
+    ('1.5 to 2.5', 'all alike')
+    """
+    return f"{number(low)} to {number(high)}" if low != high else "all alike"
+
+
 def bounds(interval: Interval) -> str:
     """An interval in words.
 
-    >>> bounds(Interval(2.0, 1.5, 2.5))
-    '95 % interval 1.5 to 2.5'
+    >>> bounds(Interval(2.0, 1.5, 2.5)), bounds(Interval(2.0, 2.0, 2.0))
+    ('95 % interval 1.5 to 2.5', 'all alike')
     """
-    return f"95 % interval {number(interval.low)} to {number(interval.high)}"
+    return ("95 % interval " if interval.low != interval.high else "") + span(interval.low, interval.high)
 
 
-def named(side: Side | float, metric: str, *, scale: float = 1.0) -> str:
+def named(side: Side, metric: str) -> str:
     """A side of a comparison in words; its metric is named where it is not the claim's.
 
     >>> named(Side(("no_threes",), "test_errors_on_3"), "test_errors")
-    'no_threes (test_errors_on_3)'
+    'no_threes (test errors on threes)'
     """
-    if not isinstance(side, Side):
-        return f"{scale * side:g}"
     arms = side.arms[0] if len(side.arms) == 1 else f"the mean of {', '.join(side.arms)}"
-    return arms if side.metric == metric else f"{arms} ({side.metric})"
+    return arms if side.metric == metric else f"{arms} ({called(side.metric)})"
 
 
 def from_to(counts: Iterable[int]) -> str:

@@ -38,9 +38,20 @@ UNITS = {
     "speedup_over_teacher_greedy": "times",
     "test_errors": "test errors",
     "test_errors_bias_train": "test errors",
+    "test_errors_on_3": "test errors on threes",
+    "test_errors_on_3_bias_train": "test errors on threes",
     "test_nll": "nats",
     "test_perplexity": "perplexity",
 }
+
+
+def uncorrected(metric: str) -> str:
+    """The metric that is measured again after a correction of the biases, or the metric itself.
+
+    >>> uncorrected("test_errors_bias_train"), uncorrected("test_errors")
+    ('test_errors', 'test_errors')
+    """
+    return metric.removesuffix("_bias_train").removesuffix("_bias_test")
 
 
 def called(metric: str) -> str:

@@ -11,6 +11,7 @@ from kdrepro.claims import Claim, Comparison, Side
 from kdrepro.intervals import Interval, enough, mean_interval
 from kdrepro.judgement import Judgement, bounds, counted, named, not_run, number, settle
 from kdrepro.ledger import Row
+from kdrepro.metric_names import UNITS, uncorrected
 from kdrepro.pairs import Pair, Reading, compare, differences, readings
 
 
@@ -72,19 +73,24 @@ def _premise(claim: Claim, presumed: Sequence[Sequence[Pair]]) -> tuple[bool, st
     scales = [scale_of(claim, each) for each in claim.premise]
     outcomes = [ordered(pairs, scale=scale) for pairs, scale in zip(presumed, scales, strict=True)]
     words = [
-        f"it supposes that {named(each.lower, claim.metric, scale=scale)} is below "
-        f"{named(each.higher, claim.metric, scale=scale)}, and the difference is {number(outcome.interval.mean)}"
-        f"{unit_of(claim, each)}, {bounds(outcome.interval)}, {counted(outcome.n, outcome.units)}"
-        for each, outcome, scale in zip(claim.premise, outcomes, scales, strict=True)
+        f"it supposes that {_supposed(claim, each)} {_found(claim, each, outcome)}"
+        for each, outcome in zip(claim.premise, outcomes, strict=True)
     ]
     failed = [said for said, o in zip(words, outcomes, strict=True) if o.verdict != "reproduced"]
     return not failed, "; ".join(failed or words)
 
 
+def _supposed(claim: Claim, comparison: Comparison) -> str:
+    """What a comparison of the premise says, up to what was found."""
+    sides = [named(each, claim.metric) for each in comparison.sides]
+    if comparison.number is not None:
+        return f"{sides[0]} is {_asked(claim, comparison)}, and it is"
+    return f"{' is below '.join(sides)}, and the difference is"
+
+
 def _own(claim: Claim, comparison: Comparison) -> bool:
-    """Whether a comparison is in the claim's metric, and so in its unit."""
-    sides = (comparison.lower, comparison.higher)
-    return any(isinstance(side, Side) and side.metric == claim.metric for side in sides)
+    """Whether a comparison is in the claim's metric, its biases corrected or not, and so in its unit."""
+    return uncorrected(claim.metric) in {uncorrected(side.metric) for side in comparison.sides}
 
 
 def scale_of(claim: Claim, comparison: Comparison) -> float:
@@ -93,9 +99,42 @@ def scale_of(claim: Claim, comparison: Comparison) -> float:
 
 
 def unit_of(claim: Claim, comparison: Comparison) -> str:
-    """The unit of these numbers with a space before it, or nothing where they are not in the claim's metric."""
-    counted = claim.correct_out_of is None and _own(claim, comparison)
-    return f" {claim.unit}" if claim.unit and counted else ""
+    """The unit of these numbers with a space before it, the claim's where they are in its metric; or nothing."""
+    own = claim.unit and claim.correct_out_of is None and _own(claim, comparison)
+    unit = claim.unit if own else UNITS.get(comparison.metric, "")
+    return f" {unit}" if unit else ""
+
+
+def in_words(claim: Claim, comparison: Comparison, outcome: Outcome) -> str:
+    """What a comparison comes to: the difference of its sides, or beside a number the side itself and the number."""
+    what = " minus ".join(named(each, claim.metric) for each in comparison.sides)
+    asked = f"; {_asked(claim, comparison)} asked" if comparison.number is not None else ""
+    return f"{what}: {_found(claim, comparison, outcome)}{asked}"
+
+
+def _found(claim: Claim, comparison: Comparison, outcome: Outcome) -> str:
+    """The difference, or beside a number the side itself, in its unit, with its interval."""
+    interval, what = outcome.interval, "pairs"
+    if comparison.number is not None:
+        interval, what = beside_number(claim, comparison, interval), "runs"
+    found = f"{number(interval.mean)}{unit_of(claim, comparison)}, {bounds(interval)}"
+    return f"{found}, {counted(outcome.n, outcome.units, what)}"
+
+
+def _asked(claim: Claim, comparison: Comparison) -> str:
+    """On which side of which number the other side is to lie."""
+    assert comparison.number is not None
+    where = "below" if isinstance(comparison.lower, Side) else "above"
+    return f"{where} {scale_of(claim, comparison) * comparison.number:g}"
+
+
+def beside_number(claim: Claim, comparison: Comparison, difference: Interval) -> Interval:
+    """The side that is compared with a number, from the difference of the two."""
+    assert comparison.number is not None
+    limit, (mean, low, high) = scale_of(claim, comparison) * comparison.number, difference
+    if isinstance(comparison.lower, Side):
+        return Interval(limit + mean, limit + low, limit + high)
+    return Interval(limit - mean, limit - high, limit - low)
 
 
 def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
@@ -119,17 +158,13 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
         )
     outcomes = [ordered(pairs, scale=claim.scale) for pairs in compared]
     verdict, needed = _worst(outcomes)
-    unit = f" {claim.unit}" if claim.unit else ""
     decided, decides = max(
         (each for each in zip(claim.comparisons, outcomes, strict=True) if each[1].verdict == verdict),
         key=lambda each: each[1].interval.high,
     )
     deciding = decides.interval
     sentences = [
-        f"{named(comparison.lower, claim.metric, scale=claim.scale)} minus "
-        f"{named(comparison.higher, claim.metric, scale=claim.scale)}: "
-        f"{number(outcome.interval.mean)}{unit}, {bounds(outcome.interval)}, {counted(outcome.n, outcome.units)}"
-        for comparison, outcome in zip(claim.comparisons, outcomes, strict=True)
+        in_words(claim, each, outcome) for each, outcome in zip(claim.comparisons, outcomes, strict=True)
     ]
     return Judgement(
         claim=claim,

@@ -9,7 +9,7 @@ from kdrepro.intervals import Interval, mean_interval, ratio_interval
 from kdrepro.judgement import Judgement, bounds, counted, few, named, not_run, number, settle, stands_in
 from kdrepro.ledger import Row
 from kdrepro.pairs import Reading, compare, independent, once_only, partners, reading, readings, shared
-from kdrepro.rules import needed_pairs, ordered, runs_of, scale_of, unit_of
+from kdrepro.rules import in_words, needed_pairs, ordered, runs_of, scale_of
 
 
 def _in_unit(claim: Claim, value: float) -> float:
@@ -39,15 +39,9 @@ def _direction(claim: Claim, rows: Sequence[Row]) -> tuple[str, str, int | None,
     pairs = compare(rows, claim.direction, one_run=claim.one_run)
     if len(pairs) < claim.seeds:
         return "not run", f"; its order has {few(claim, len(pairs))}", claim.seeds, runs_of(pairs)
-    scale = scale_of(claim, claim.direction)
-    outcome = ordered(pairs, scale=scale)
-    sides = " minus ".join(
-        named(side, claim.metric, scale=scale) for side in (claim.direction.lower, claim.direction.higher)
-    )
-    words = (
-        f"; {sides}: {number(outcome.interval.mean)}{unit_of(claim, claim.direction)}, {bounds(outcome.interval)}"
-        f"{settle(outcome.needed, taught=outcome.units < outcome.n)}"
-    )
+    outcome = ordered(pairs, scale=scale_of(claim, claim.direction))
+    enough = settle(outcome.needed, taught=outcome.units < outcome.n)
+    words = f"; {in_words(claim, claim.direction, outcome)}{enough}"
     verdict = "direction holds" if outcome.verdict == "reproduced" else outcome.verdict
     return verdict, words, outcome.needed, runs_of(pairs)
 
@@ -165,7 +159,7 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
         claim=claim,
         verdict=verdict,
         detail=f"{claim.arm} closes {number(share.mean)} of {shown}, {bounds(share)}, {pairs}; "
-        f"{number(claim.at_least)} claimed{settle(needed, taught=several)}.",
+        f"at least {number(claim.at_least)} asked{settle(needed, taught=several)}.",
         mean=share.mean,
         interval=(share.low, share.high),
         n=n,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from kdrepro.claims import Claim, Side, paper, papers
+from kdrepro.claims import Claim, Paper, paper, papers
 from kdrepro.exhibits.render import Html, show, typeset
 from kdrepro.exhibits.run_tables import (
     correction_table,
@@ -20,9 +20,12 @@ from kdrepro.exhibits.run_tables import (
     setting,
     stamp,
 )
-from kdrepro.judgement import UNJUDGED, Judgement, number, unfinished
+from kdrepro.intervals import Interval
+from kdrepro.judgement import UNJUDGED, Judgement, number, span, unfinished
 from kdrepro.ledger import Ledger, Row
+from kdrepro.metric_names import UNITS, called
 from kdrepro.pairs import rows_shown
+from kdrepro.rules import beside_number
 from kdrepro.verdicts import judge_paper
 
 __all__ = [
@@ -44,21 +47,7 @@ __all__ = [
 ]
 
 
-# What the numbers of a claim without a unit of its own are in.
-_UNITS = {
-    "test_errors": "test errors",
-    "test_errors_bias_train": "test errors",
-    "test_nll": "nats",
-    "test_perplexity": "perplexity",
-    "bleu_greedy": "BLEU, greedy",
-    "bleu_beam5": "BLEU, beam of 5",
-    "beam_gain": "BLEU",
-    "mode_mass": "probability",
-    "mode_odds": "odds",
-    "greedy_speedup": "times",
-    "speedup_over_teacher_greedy": "times",
-    "speedup_over_teacher_beam5": "times",
-}
+_OURS = "Ours, with 95 % interval"
 _UNJUDGED_WORDS = {
     "not run": "Not run, not often enough yet, or not to be judged, with the reason in the chapter",
     "out of reach": "Out of reach, with the reason in the chapter",
@@ -80,43 +69,34 @@ def _paper_says(claim: Claim) -> str:
 def _we_find(judgement: Judgement) -> str:
     if judgement.mean is None or judgement.interval is None:
         return "–"
-    claim, (low, high) = judgement.claim, judgement.interval
+    claim, found = judgement.claim, Interval(judgement.mean, *judgement.interval)
+    what, end = (
+        {"value": "", "order": "difference ", "similar": "deciding difference ", "recovery": "share "}[
+            claim.kind
+        ],
+        "",
+    )
+    if claim.kind == "order" and len(claim.comparisons) == 1 and claim.comparisons[0].number is not None:
+        found, what = beside_number(claim, claim.comparisons[0], found), ""
     unit = "" if judgement.metric else claim.unit
     if claim.kind in ("order", "similar") and not unit:
         metrics = {judgement.metric} if judgement.metric else _compared(claim) or {claim.metric}
-        units = {_UNITS.get(each, "") for each in metrics}
+        units = {UNITS.get(each, "") for each in metrics}
         unit = units.pop() if len(units) == 1 else ""
-    text = f"{number(judgement.mean)} ({number(low)} to {number(high)}) {unit}".strip()
-    what = f"difference in {judgement.metric} " if judgement.metric and not unit else _difference(claim)
-    if judgement.apart:
-        text += "; similar, but not the same"
-    of = {"value": "", "order": what, "similar": what, "recovery": "share "}
-    return of[claim.kind] + text
+        if judgement.metric and not unit:
+            what = f"difference in {called(judgement.metric)} "
+    end = "; similar, but not the same" if judgement.apart else ""
+    return f"{what}{number(found.mean)} ({span(found.low, found.high)}) {unit}".strip() + end
 
 
 def _compared(claim: Claim) -> set[str]:
     """The metrics of all sides that are no numbers."""
-    sides = [side for each in claim.comparisons for side in (each.lower, each.higher)]
-    return {side.metric for side in sides if isinstance(side, Side)}
+    return {side.metric for each in claim.comparisons for side in each.sides}
 
 
-def _difference(claim: Claim) -> str:
-    """What is subtracted, where a claim has one comparison and that is with a number."""
-    if len(claim.comparisons) == 1:
-        (only,) = claim.comparisons
-        if not isinstance(only.lower, Side):
-            return f"{claim.scale * only.lower:g} minus ours: "
-        if not isinstance(only.higher, Side):
-            return f"ours minus {claim.scale * only.higher:g}: "
-    return "difference "
-
-
-def _label(claim: Claim, claims: Iterable[Claim]) -> str:
+def _label(claim: Claim, of: Paper) -> str:
     """The id, and for what is not the paper's claim whether it stands in for one or adds to it."""
-    if not claim.ours:
-        return claim.id
-    stands_in = any(claim.id in other.instead for other in claims)
-    return f"{claim.id} (our {'stand-in' if stands_in else 'addition'})"
+    return f"{claim.id} (our {of.origin(claim)})" if claim.ours else claim.id
 
 
 def claim_table(key: str, ledger: Ledger) -> pd.DataFrame:
@@ -124,33 +104,35 @@ def claim_table(key: str, ledger: Ledger) -> pd.DataFrame:
 
     The index holds the ids.
     """
-    claims = paper(key).claims
+    found = paper(key)
     records = [
         {
-            "Claim": _label(each.claim, claims),
+            "Claim": _label(each.claim, found),
             "Statement": each.claim.statement,
             "Verdict": each.verdict,
             "Because": each.detail,
-            "Ours, with 95 % interval": _we_find(each),
+            _OURS: _we_find(each),
             "Paper": _paper_says(each.claim),
             "Seeds": str(each.n) if each.claim.seeds else "–",
             "Where": each.claim.where,
         }
         for each in judge_paper(key, ledger)
     ]
-    return pd.DataFrame(records, index=[each.id for each in claims])
+    return pd.DataFrame(records, index=[each.id for each in found.claims])
 
 
 def show_claims(claims: pd.DataFrame, *names: str, caption: str, because: bool = True) -> Html:
     """Some claims of `claim_table`, by their ids, as HTML; the verdict stands beside the statement.
 
-    The paper's figures are left out where it has none for any of them, the reasons unless `because`.
-    Raises `ValueError` for an id that the table does not have.
+    The paper's figures are left out where it has none for any of them, the reasons unless `because`. Where one is an
+    order, the caption says which sign supports it. Raises `ValueError` for an id that the table does not have.
     """
     unknown = [name for name in names if name not in claims.index]
     if unknown:
         raise ValueError(f"names: got {unknown[0]!r}, expected some of {', '.join(claims.index)}")
     shown = claims.loc[list(names)].drop(columns=["Where"] if because else ["Where", "Because"])
+    if shown[_OURS].str.startswith("difference ").any():
+        caption += ". Below zero a difference is as claimed"
     if shown["Paper"].str.startswith("not asked").all():
         shown = shown.drop(columns="Paper")
     return show(shown, caption)
@@ -196,7 +178,7 @@ def readme_table(ledger: Ledger) -> str:
         for each in judgements:
             if each.verdict not in UNJUDGED:
                 cells = (
-                    _label(each.claim, found.claims),
+                    _label(each.claim, found),
                     each.claim.statement,
                     _paper_says(each.claim),
                     _we_find(each),

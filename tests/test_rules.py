@@ -41,7 +41,8 @@ def test_an_order_by_hand():
     # (3.1824 + 0.8416) / sqrt(4) = 2.01 and (2.7764 + 0.8416) / sqrt(5) = 1.62 < 2
     assert judgement.seeds_needed == 5
     assert judgement.detail == (
-        "a minus b: -2, 95 % interval -4.48 to 0.48, 3 pairs; about 5 seeds would settle it in four cases of five."
+        "a minus b: -2 test errors, 95 % interval -4.48 to 0.48, 3 pairs; "
+        "about 5 seeds would settle it in four cases of five."
     )
     assert judge(replace(ORDER, comparisons=(Comparison(errors_of("b"), errors_of("a")),)), rows).mean == 2
 
@@ -86,8 +87,47 @@ def test_a_premise_and_a_constant_are_told_in_the_unit_of_the_claim():
         premise=(Comparison(errors_of("a"), errors_of("b")),),
     )
     rows = make_rows("a", [0.08, 0.08, 0.081]) + make_rows("b", [0.10, 0.10, 0.10])
-    assert judge(claim, rows).detail.startswith("a minus 50: -42 points, ")
+    assert judge(claim, rows).detail.startswith(
+        "a: 8.03 points, 95 % interval 7.89 to 8.18, 3 runs; below 50 asked; "
+    )
     assert "a is below b, and the difference is -1.97 points, " in judge(claim, rows).detail
+
+
+def test_what_is_compared_with_a_number_is_told_itself():
+    rows = make_rows("a", [9.0, 10.0, 11.0])
+    below = replace(ORDER, comparisons=(Comparison(errors_of("a"), 20.0),))
+    above = replace(ORDER, comparisons=(Comparison(5.0, errors_of("a")),))
+    told = "a: 10 test errors, 95 % interval 7.52 to 12.5, 3 runs"
+    assert judge(below, rows).detail == f"{told}; below 20 asked."
+    assert judge(above, rows).detail == f"{told}; above 5 asked."
+    # What is judged is the difference all the same.
+    assert (judge(below, rows).mean, judge(above, rows).mean) == (-10.0, -5.0)
+    supposed = replace(ORDER, comparisons=below.comparisons, premise=above.comparisons)
+    assert judge(supposed, rows).detail.endswith(
+        "; it supposes that a is above 5, and it is 10 test errors, 95 % interval 7.52 to 12.5, 3 runs."
+    )
+
+
+def test_values_that_are_all_alike_have_no_interval():
+    judgement = judge(ORDER, make_rows("a", [1.0, 1.0, 1.0]) + make_rows("b", [2.0, 2.0, 2.0]))
+    assert judgement.detail == "a minus b: -1 test errors, all alike, 3 pairs."
+
+
+def test_a_corrected_metric_has_the_unit_of_the_claim():
+    claim = replace(
+        ORDER,
+        metric="test_error_rate_bias_test",
+        scale=100.0,
+        unit="points",
+        comparisons=(
+            Comparison(Side(("a",), "test_error_rate_bias_train"), Side(("a",), "test_error_rate")),
+        ),
+    )
+    rows = [
+        replace(row, metrics={"test_error_rate": 0.2, "test_error_rate_bias_train": 0.1})
+        for row in make_rows("a", [1.0, 1.0, 1.0])
+    ]
+    assert ": -10 points, " in judge(claim, rows).detail
 
 
 def test_equal_arms_stay_inconclusive_and_no_number_of_seeds_helps():
@@ -149,13 +189,14 @@ def test_an_order_is_judged_only_where_its_premise_is_shown():
     assert (shown.verdict, shown.mean) == ("reproduced", judge(ORDER, rows).mean)
     assert "hinton_kd.paper.c.s0" in shown.runs
     assert shown.detail.endswith(
-        "; it supposes that a is below c, and the difference is -10.2, 95 % interval -10.9 to -9.45, 3 pairs."
+        "; it supposes that a is below c, and the difference is -10.2 test errors, "
+        "95 % interval -10.9 to -9.45, 3 pairs."
     )
     for others in ([-11.0, -12.5, -13.0], [1.5, 1.5, 3.5]):
         open_ = judge(supposed, rows + make_rows("c", others))
         assert (open_.verdict, open_.mean, open_.n) == ("inconclusive", None, 3)
     assert open_.detail == (
-        "Cannot be judged: it supposes that a is below c, and the difference is -0.17, "
+        "Cannot be judged: it supposes that a is below c, and the difference is -0.17 test errors, "
         "95 % interval -1.6 to 1.27, 3 pairs."
     )
     fewer = judge(supposed, rows + make_rows("c", [11.0, 12.5]))

@@ -66,6 +66,16 @@ def test_claims_are_shown_by_id_with_the_verdict_beside_the_statement(empty):
         tables.show_claims(claims, "H33", caption="None")
 
 
+def test_the_caption_says_which_sign_of_a_difference_is_as_claimed(tmp_path):
+    rows = [*make_rows("student_alone", [146.0] * 10), *make_rows("soft_targets_T20", [74.0, 75.0] * 5)]
+    rows += make_rows("teacher", [67.0, 68.0] * 5)
+    claims = tables.claim_table("hinton2015", write_ledger(tmp_path, rows))
+    assert claims.loc["H3b", "Ours, with 95 % interval"].startswith("difference -")
+    caption = "<caption[^>]*>Two. Below zero a difference is as claimed</caption>"
+    assert re.search(caption, tables.show_claims(claims, "H3b", "H1", caption="Two"))
+    assert not re.search("Below zero", tables.show_claims(claims, "H1", "H3", caption="Two"))
+
+
 def test_a_claim_table_without_rows(empty):
     frame = tables.claim_table("hinton2015", empty)
     assert set(frame["Verdict"]) == {"not run", "out of reach"}

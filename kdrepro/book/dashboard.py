@@ -7,19 +7,25 @@ from collections.abc import Collection, Iterable
 from html import escape
 
 from kdrepro.claims import Paper, papers
-from kdrepro.judgement import VERDICTS, Judgement, unfinished
+from kdrepro.judgement import UNJUDGED, VERDICTS, Judgement, unfinished
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
+
+# By whose the claims are.
+_COLUMNS = {"paper": "Its claims", "stand-in": "Our stand-ins", "addition": "Our additions"}
 
 
 def dashboard(ledger: Ledger, *, chapters: Collection[str]) -> str:
     """The verdicts on the claims of all papers as an HTML table; a paper that has a chapter links to it."""
-    rows = "".join(_row(each, judge_paper(each.key, ledger), chapters) for each in papers())
+    judged = {each.key: judge_paper(each.key, ledger) for each in papers()}
+    headings = "".join(f'<th scope="col">{label}</th>' for label in _COLUMNS.values())
+    rows = "".join(_row(each, judged[each.key], chapters) for each in papers())
     return (
         '<div class="kdrepro-table-wrap" role="region" aria-label="Verdicts by paper" tabindex="0">'
         '<table class="kdrepro-table kdrepro-dashboard kdrepro-stacked"><thead><tr><th scope="col">Paper</th>'
-        '<th scope="col">Its claims</th><th scope="col">Our stand-ins and additions</th></tr></thead>'
+        f"{headings}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
+        f"<p>{_summary([one for each in judged.values() for one in each])}</p>"
     )
 
 
@@ -29,11 +35,27 @@ def _row(paper: Paper, judgements: list[Judgement], chapters: Collection[str]) -
         name = f'<a href="../notebooks/{escape(paper.notebook)}.html">{name}</a>'
     head = f'<th scope="row">{name}<span class="kdrepro-title">{escape(paper.title)}</span></th>'
     if paper.status == "planned":
-        return f'<tr>{head}<td colspan="2" class="kdrepro-planned">{escape(unfinished(judgements))}</td></tr>'
-    own = _counts(each for each in judgements if not each.claim.ours)
-    ours = _counts(each for each in judgements if each.claim.ours)
+        said = escape(unfinished(judgements))
+        return f'<tr>{head}<td colspan="{len(_COLUMNS)}" class="kdrepro-planned">{said}</td></tr>'
     # The labels take the place of the headings where the columns are stacked.
-    return f'<tr>{head}<td data-label="Its claims">{own}</td><td data-label="Ours">{ours}</td></tr>'
+    cells = (
+        f'<td data-label="{label}">{_counts(each for each in judgements if paper.origin(each.claim) == origin)}</td>'
+        for origin, label in _COLUMNS.items()
+    )
+    return f"<tr>{head}{''.join(cells)}</tr>"
+
+
+def _summary(judgements: list[Judgement]) -> str:
+    """How many of the papers' own claims the runs judge, and how many questions of ours."""
+    own, ours = (
+        [each.verdict not in UNJUDGED for each in judgements if each.claim.ours is of_us]
+        for of_us in (False, True)
+    )
+    return (
+        f"Of {len(own)} claims of the papers themselves, {sum(own)} are judged; each other has its reason in the "
+        f"chapter. Of {len(ours)} questions of ours {sum(ours)} are judged: stand-ins ask the same of what anybody can "
+        "run, additions what the paper left out."
+    )
 
 
 def _counts(judgements: Iterable[Judgement]) -> str:

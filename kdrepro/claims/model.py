@@ -33,14 +33,24 @@ class Comparison:
     higher: Side | float
 
     @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides that are no numbers, the lower first."""
+        return tuple(side for side in (self.lower, self.higher) if isinstance(side, Side))
+
+    @property
+    def number(self) -> float | None:
+        """The side that is a number, or None."""
+        return next((side for side in (self.lower, self.higher) if not isinstance(side, Side)), None)
+
+    @property
     def arms(self) -> set[str]:
         """All arms that the comparison reads."""
-        return {arm for side in (self.lower, self.higher) if isinstance(side, Side) for arm in side.arms}
+        return {arm for side in self.sides for arm in side.arms}
 
     @property
     def metric(self) -> str:
         """What the comparison is in."""
-        return next(side.metric for side in (self.lower, self.higher) if isinstance(side, Side))
+        return self.sides[0].metric
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,12 @@ class Paper:
         """The claim of an id; a wrong id gets a ValueError that lists the right ones."""
         there = {each.id: each for each in self.claims}
         return there[checks.choice("claim", key, there)]
+
+    def origin(self, claim: Claim) -> str:
+        """Whose a claim is: of the "paper", or ours, a "stand-in" for one of the paper's or an "addition"."""
+        if not claim.ours:
+            return "paper"
+        return "stand-in" if any(claim.id in each.instead for each in self.claims) else "addition"
 
     @property
     def cited_as(self) -> str:

@@ -61,6 +61,22 @@ def recorded_beam(
     return pd.DataFrame(columns=_BEAM_COLUMNS[:3])
 
 
+def recorded_lesson(
+    ledger: Ledger, arm: str, *, score: Callable[[str, str], float], protocol: str = "paper"
+) -> tuple[str, pd.DataFrame]:
+    """A training sentence and its teacher's beam, laid out as by `beam_table`; both empty where no row has kept one.
+
+    Rows of arms that learn from the nearest hypothesis keep one, and the best few of the beam that they took it from.
+    """
+    for row in rows_shown(ledger, RECIPE, protocol):
+        if row.arm == arm and row.samples.get("training_beam"):
+            said = row.samples
+            source, reference = said["training_pair"]
+            odds = [float(each) for each in said["training_beam_probability"]]
+            return source, beam_table(said["training_beam"], odds, reference, score=score)
+    return "", pd.DataFrame(columns=_BEAM_COLUMNS)
+
+
 def side_by_side(
     ledger: Ledger, arms: Mapping[str, str], *, search: str = "greedy", protocol: str = "paper"
 ) -> pd.DataFrame:

@@ -13,7 +13,9 @@ from small_books import code, executed, write_chapter
 from kdrepro import tables
 from kdrepro.book import execute, notebooks, stage, staging
 from kdrepro.book.dashboard import dashboard
+from kdrepro.judgement import UNJUDGED
 from kdrepro.ledger import recorded
+from kdrepro.verdicts import judge_paper
 
 
 def test_what_papermill_adds_and_stderr_do_not_show(root: Path) -> None:
@@ -121,9 +123,17 @@ def test_the_dashboard_counts_the_claims_of_the_papers_apart_from_ours(
             assert "not yet judged" in cells[0]
             continue
         claims = tables.claim_table(paper.key, ledger)
-        ours = claims["Claim"].str.contains("(our ", regex=False)
-        for cell, verdicts in zip(cells, (claims["Verdict"][~ours], claims["Verdict"][ours]), strict=True):
+        ours = [
+            claims["Claim"].str.contains(f"(our {kind})", regex=False) for kind in ("stand-in", "addition")
+        ]
+        for cell, some in zip(cells, (~(ours[0] | ours[1]), *ours), strict=True):
+            verdicts = claims["Verdict"][some]
             told = re.findall(r">(\d+) ([a-z ]+)<", cell)
             assert {verdict: int(count) for count, verdict in told} == verdicts.value_counts().to_dict()
     assert '<a href="../notebooks/hinton_kd.html">' in rows[0]
+    judged = [each for paper in shown for each in judge_paper(paper.key, ledger)]
+    own = [each.verdict in UNJUDGED for each in judged if not each.claim.ours]
+    said = f"Of {len(own)} claims of the papers themselves, {own.count(False)} are judged;"
+    assert own.count(False) > 0
+    assert said in dashboard(ledger, chapters=[])
     assert "<a " not in dashboard(recorded(), chapters=[])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from recorded_rows import write_ledger
 from translation_rows import SAID, translation_row
 
-from kdrepro.exhibits.beam_tables import beam_table, recorded_beam, side_by_side
+from kdrepro.exhibits.beam_tables import beam_table, recorded_beam, recorded_lesson, side_by_side
 from kdrepro.methods.sequence_kd import closest_to_reference
 from kdrepro.tables import show
 from kdrepro.text_metrics import sentence_bleu
@@ -35,6 +37,24 @@ def test_a_beam_needs_a_probability_for_each(beam, odds):
         ValueError, match=r"probabilities: got \d of them for \d hypotheses, expected one each"
     ):
         beam_table(beam, odds, "a", score=sentence_bleu)
+
+
+def test_a_recorded_lesson_shows_who_learns_which_line_of_a_training_beam(tmp_path):
+    lesson = {
+        "training_pair": ["der Hund läuft .", "the dog is running fast ."],
+        "training_beam": BEAM,
+        "training_beam_probability": ["0.5", "0.25", "0.0125"],
+    }
+    rows = [translation_row("ende_seq_inter", seed, 30.0) for seed in range(2)]
+    without = write_ledger(tmp_path / "without", rows)
+    assert recorded_lesson(without, "ende_seq_inter", score=sentence_bleu)[0] == ""
+    rows[1] = dataclasses.replace(rows[1], samples=rows[1].samples | lesson)
+    ledger = write_ledger(tmp_path / "with", rows)
+    source, frame = recorded_lesson(ledger, "ende_seq_inter", score=sentence_bleu)
+    assert source == "der Hund läuft ."
+    assert list(frame["Translation"]) == [*BEAM, "the dog is running fast ."]
+    assert frame["A student of"][0] == "Seq-KD and Seq-Inter"
+    assert recorded_lesson(ledger, "ende_seq_kd", score=sentence_bleu)[1].empty
 
 
 def test_a_recorded_beam_is_that_of_the_first_sentence(tmp_path):
