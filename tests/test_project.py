@@ -77,6 +77,15 @@ def test_every_paper_is_cited() -> None:
         assert [f"{each['given-names']} {each['family-names']}" for each in authors] == list(paper.authors)
 
 
+def test_the_book_says_how_to_cite_it_as_the_citation_file_does() -> None:
+    file = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    page = (ROOT / "book" / "bibliography.md").read_text(encoding="utf-8")
+    entry = " ".join(re.findall(r"```bibtex\n(.*?)```", page, flags=re.DOTALL)[0].split())
+    assert f"title = {{{file['title']}}}" in entry
+    assert f"author = {{{{{file['authors'][0]['name']}}}}}" in entry
+    assert f"url = {{{file['url']}}}" in entry
+
+
 def test_licence_is_mit_everywhere() -> None:
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License\n")
     assert PROJECT["license"]["text"] == "MIT"
@@ -86,7 +95,7 @@ def test_licence_is_mit_everywhere() -> None:
 # -- README, CONTRIBUTING, make
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "book/running.md"])
 def test_commands_in_the_text_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
