@@ -15,7 +15,7 @@ from command_line import mistaken, said
 from recorded_rows import make_row, write_ledger
 from typer.testing import CliRunner
 
-from kdrepro import cli, runs
+from kdrepro import cli, recipes, runs
 from kdrepro.claims import paper
 from kdrepro.data import cifar, cmudict, mnist, multi30k
 from kdrepro.data.examples import DataSet, Examples
@@ -28,6 +28,11 @@ from kdrepro.ledger import Ledger
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     assert "Usage" in said(*command, "--help")
+
+
+def test_the_help_of_run_names_the_recipes() -> None:
+    printed = " ".join(said("run", "--help").replace("│", " ").split())
+    assert f"The program of one paper: {', '.join(recipes.names())}." in printed
 
 
 def test_run_trains_leaves_rows_and_skips_what_is_done(runs_folder) -> None:
@@ -85,6 +90,16 @@ def test_run_does_not_take_the_seconds_of_another_kind_of_device(runs_folder, mo
     assert "Cost: about 1.0 minutes" in said(*words, "student_alone")
     monkeypatch.setattr("kdrepro.cli.training.recorded", lambda: write_ledger(runs_folder / "gpu", rows[3:]))
     assert "Cost: not known; no row says what student_alone cost on cpu" in said(*words, "student_alone")
+
+
+def test_run_names_a_few_of_the_arms_whose_cost_is_not_known(runs_folder) -> None:
+    words = ("run", "hinton_kd", "--protocol", "quick", "--device", "cpu", "--plan")
+    arms = len(recipes.load("hinton_kd").arms)
+    (cost,) = (line for line in said(*words).splitlines() if line.startswith("Cost: "))
+    assert re.fullmatch(r"Cost: not known; no row says what (\w+, ){3}\w+ and (\d+) more cost on cpu", cost)
+    assert 20 < int(re.findall(r"\d+", cost)[-1]) < arms
+    four = said(*words, "--arms", "teacher,student_alone,units30_T2.5,soft_targets_T20")
+    assert "what soft_targets_T20, student_alone, teacher, units30_T2.5 cost on cpu" in four
 
 
 def test_settings_are_tried_where_examples_can_be_held_out(runs_folder) -> None:
@@ -190,10 +205,16 @@ def test_run_trains_on_two_text_files_of_ones_own(runs_folder, tmp_path) -> None
 
 
 def test_a_text_of_ones_own_is_trained_on_whole_unless_told_otherwise(runs_folder, tmp_path) -> None:
-    printed = said("run", "sequence_kd", "--plan", *two_files(tmp_path))
+    printed = said("run", "sequence_kd", "--plan", "--device", "cpu", *two_files(tmp_path))
     assert "5 runs to do at protocol paper" in printed
     assert "own_seq_inter" in printed
     assert "pruned" not in printed
+    # 54 pairs of a few words, of what 29,000 took.
+    assert re.search(
+        r"^Cost: an estimate, \d minutes by the words of the text, ", printed, flags=re.MULTILINE
+    )
+    words = ("run", "sequence_kd", "--plan", *two_files(tmp_path), "--protocol", "smoke")
+    assert "Cost: not known; no row says what own_" in said(*words)
 
 
 @pytest.mark.parametrize(
@@ -204,12 +225,20 @@ def test_a_text_of_ones_own_is_trained_on_whole_unless_told_otherwise(runs_folde
         (["hinton_kd", "--source", "{0}", "--target", "{1}"], "recipe: got 'hinton_kd' with --source"),
         (
             ["sequence_kd", "--source", "{0}", "--target", "{1}", "--record"],
-            "record: got --record or --select",
+            "record: got --record with a text of one's own",
+        ),
+        (
+            ["sequence_kd", "--source", "{0}", "--target", "{1}", "--select"],
+            "select: got --select with a text of one's own, expected none: its settings are tried in Python",
         ),
         (["sequence_kd", "--source", "{0}", "--target", "{1}"], "a.de: got 50 lines, expected the 60 of"),
         (
             ["sequence_kd", "--source", "{0}", "--target", "nothing.de"],
-            "target_file: got 'nothing.de', expected a text file that can be read: No such file",
+            "kdrepro: --target: got 'nothing.de', expected a text file that can be read: No such file",
+        ),
+        (
+            ["sequence_kd", "--source", ".", "--target", "{1}"],
+            "kdrepro: --source: got '.', expected a text file that can be read: Is a directory",
         ),
     ],
 )
