@@ -1,11 +1,11 @@
 """Sequence-level distillation on a text of one's own: the program for its two files, and what it has trained at work.
 
-    from kdrepro.own_text import own_runner, translator
+from kdrepro.own_text import own_runner, translator
 
-    runner = own_runner("text.en", "text.de")
-    runner.run(runner.plan(["own_seq_inter"]))
-    translate = translator(runner)
-    translate(["A man is sleeping."])
+runner = own_runner("text.en", "text.de")
+runner.run(runner.plan(["own_seq_inter"]))
+translate = translator(runner)
+translate(["A man is sleeping."])
 """
 
 from __future__ import annotations

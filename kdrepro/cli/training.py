@@ -192,9 +192,7 @@ def _own_text(
         raise type(error)(re.sub(r"^(source|target)_file:", r"--\1:", str(error))) from error
 
 
-def _cost(
-    recipe: str, protocol: str, names: list[str], *, kind: str, text: EncodedText | None = None
-) -> str:
+def _cost(recipe: str, protocol: str, names: list[str], *, kind: str, text: EncodedText | None = None) -> str:
     """What a plan will take on a device of this kind, from recorded runs of the same arms: the median of an arm's.
 
     Of a `text` of one's own, from runs on the captions.
