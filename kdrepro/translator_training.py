@@ -148,12 +148,12 @@ class TranslatorTraining:
         same = sum(tokens == self.text.targets[place] for place, tokens in zip(places, targets, strict=True))
         cut = sum(not each.finished for each in found)
         self.taught = {"text_same": same / len(targets), "text_cut": cut / len(targets)}
-        if self.taught["text_cut"] > _MANY_CUT and self.run.runner.progress:
-            left_out = " and are left out" if self.settings.get("leave_out_cut") else ""
+        leave, progress = self.settings.get("leave_out_cut", False), self.run.runner.progress
+        if leave and progress and self.taught["text_cut"] > _MANY_CUT:
             print(
                 f"Warning: {self.run.name} seed {self.run.seed}: {self.taught['text_cut']:.1%} of the teacher's "
-                f"translations do not end within {self.settings['max_length']} words{left_out}: it has learned too "
-                f"little, {_REMEDY}",
+                f"translations do not end within {self.settings['max_length']} words and are left out: it has learned "
+                f"too little, {_REMEDY}",
                 flush=True,
             )
         if not self.test.phonemes:
