@@ -60,6 +60,13 @@ class TranslationTest:
                 device=self.device,
             )
 
+    def translate(self, net: nn.Module, sentences: Sequence[str]) -> list[str]:
+        """Return what the beam makes of sentences as they are written. Raises what `beam_search` does of them."""
+        if isinstance(sentences, str):
+            raise TypeError(f"sentences: got {sentences!r}, expected a list of sentences")
+        sources = [self.text.source.encode(words(each)) for each in sentences]
+        return [self.text.written(each.tokens) for each in self.beam(net, sources)]
+
     def measure(self, net: nn.Module, teacher: nn.Module | None = None) -> dict[str, float]:
         """Return the metrics of rows, by name; those that compare with the teacher only if there is one.
 

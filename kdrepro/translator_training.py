@@ -30,6 +30,8 @@ from kdrepro.translation import TranslationTest
 _MOST_CACHED = 8 * 2**30
 # In steps. Making kernels takes a GPU as long as some thousand steps without them.
 _WORTH_COMPILING = 5_000
+# From which share of translations that the search cuts off a teacher is warned of, and what to do about it.
+_MANY_CUT, _REMEDY = 0.01, "so give it more pairs or more epochs"
 
 
 def some_pairs(count: int, wanted: int) -> range:
@@ -81,11 +83,12 @@ class TranslatorTraining:
         """
         found, file = self._search(self.text.sources, width=self.settings["beam"], n_best=1)
         best = [several[0] for several in found]
-        targets = [each.tokens for each in best]
-        write_lines(file.with_suffix(".source.txt"), [source for source, _ in self.text.data.train])
-        write_lines(file.with_suffix(".target.txt"), [self.text.written(tokens) for tokens in targets])
         self._compare(range(len(best)), best)
-        return self.text.sources, targets
+        kept = self._kept(best)
+        targets = [best[place].tokens for place in kept]
+        write_lines(file.with_suffix(".source.txt"), [self.text.data.train[place][0] for place in kept])
+        write_lines(file.with_suffix(".target.txt"), [self.text.written(tokens) for tokens in targets])
+        return [self.text.sources[place] for place in kept], targets
 
     def closest(self) -> tuple[list[list[int]], list[list[int]]]:
         """Return training sources, each with the hypothesis of a wide beam nearest to its reference (Seq-Inter)."""
@@ -97,7 +100,22 @@ class TranslatorTraining:
         nearest = [several[place] for several, place in zip(found, chosen, strict=True)]
         self._compare(places, nearest)
         self.example = self._example(places, found, chosen)
-        return sources, [each.tokens for each in nearest]
+        kept = self._kept(nearest)
+        return [sources[place] for place in kept], [nearest[place].tokens for place in kept]
+
+    def _kept(self, found: Sequence[Hypothesis]) -> list[int]:
+        """Return which of a text are learned from: all, or where the settings say so those that the search did not cut.
+
+        Of one that is cut the student would learn that it ends there.
+        """
+        leave = self.settings.get("leave_out_cut", False)
+        kept = [place for place, each in enumerate(found) if each.finished or not leave]
+        if not kept:
+            raise ValueError(
+                f"{self.run.id}: none of the teacher's {len(found):,} translations ends within "
+                f"{self.settings['max_length']} words: it has learned too little to teach, {_REMEDY}"
+            )
+        return kept
 
     def _example(
         self, places: Sequence[int], beams: Sequence[Sequence[Hypothesis]], chosen: Sequence[int]
@@ -130,6 +148,14 @@ class TranslatorTraining:
         same = sum(tokens == self.text.targets[place] for place, tokens in zip(places, targets, strict=True))
         cut = sum(not each.finished for each in found)
         self.taught = {"text_same": same / len(targets), "text_cut": cut / len(targets)}
+        leave, progress = self.settings.get("leave_out_cut", False), self.run.runner.progress
+        if leave and progress and self.taught["text_cut"] > _MANY_CUT:
+            print(
+                f"Warning: {self.run.name} seed {self.run.seed}: {self.taught['text_cut']:.1%} of the teacher's "
+                f"translations do not end within {self.settings['max_length']} words and are left out: it has learned "
+                f"too little, {_REMEDY}",
+                flush=True,
+            )
         if not self.test.phonemes:
             written = [self.text.written(tokens) for tokens in targets]
             references = [self.text.data.train[place][1] for place in places]

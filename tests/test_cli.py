@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from command_line import mistaken, said
 from recorded_rows import make_row, write_ledger
 from typer.testing import CliRunner
 
-from kdrepro import cli, runs
+from kdrepro import cli, recipes, runs
 from kdrepro.claims import paper
 from kdrepro.data import cifar, cmudict, mnist, multi30k
 from kdrepro.data.examples import DataSet, Examples
@@ -28,6 +27,11 @@ from kdrepro.ledger import Ledger
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     assert "Usage" in said(*command, "--help")
+
+
+def test_the_help_of_run_names_the_recipes() -> None:
+    printed = " ".join(said("run", "--help").replace("│", " ").split())
+    assert f"The program of one paper: {', '.join(recipes.names())}." in printed
 
 
 def test_run_trains_leaves_rows_and_skips_what_is_done(runs_folder) -> None:
@@ -85,6 +89,16 @@ def test_run_does_not_take_the_seconds_of_another_kind_of_device(runs_folder, mo
     assert "Cost: about 1.0 minutes" in said(*words, "student_alone")
     monkeypatch.setattr("kdrepro.cli.training.recorded", lambda: write_ledger(runs_folder / "gpu", rows[3:]))
     assert "Cost: not known; no row says what student_alone cost on cpu" in said(*words, "student_alone")
+
+
+def test_run_names_a_few_of_the_arms_whose_cost_is_not_known(runs_folder) -> None:
+    words = ("run", "hinton_kd", "--protocol", "quick", "--device", "cpu", "--plan")
+    arms = len(recipes.load("hinton_kd").arms)
+    (cost,) = (line for line in said(*words).splitlines() if line.startswith("Cost: "))
+    assert re.fullmatch(r"Cost: not known; no row says what (\w+, ){3}\w+ and (\d+) more cost on cpu", cost)
+    assert 20 < int(re.findall(r"\d+", cost)[-1]) < arms
+    four = said(*words, "--arms", "teacher,student_alone,units30_T2.5,soft_targets_T20")
+    assert "what soft_targets_T20, student_alone, teacher, units30_T2.5 cost on cpu" in four
 
 
 def test_settings_are_tried_where_examples_can_be_held_out(runs_folder) -> None:
@@ -166,67 +180,6 @@ def test_data_says_what_pairs_there_are(monkeypatch) -> None:
     assert said("data", "multi30k") == (
         "multi30k-en-de: 3 training, 1 validation and 1 test pairs, sha256:00\n"
     )
-
-
-def two_files(folder: Path, *, lines: int = 60, fewer: int = 0) -> list[str]:
-    files = folder / "a.en", folder / "a.de"
-    texts = [[f"a dog {number}" for number in range(lines)], [f"ein Hund {n}" for n in range(lines - fewer)]]
-    for file, text in zip(files, texts, strict=True):
-        file.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
-    return ["--source", str(files[0]), "--target", str(files[1])]
-
-
-def test_run_trains_on_two_text_files_of_ones_own(runs_folder, tmp_path) -> None:
-    words = ["run", "sequence_kd", "--protocol", "smoke", "--arms", "own_seq_kd", *two_files(tmp_path)]
-    printed = said(*words)
-    assert "2 runs to do at protocol smoke" in printed
-    assert "sequence_kd.smoke.own_seq_kd.s0: 0.0 BLEU" in printed
-    assert "0 runs to do" in said(*words)
-    (folder,) = runs_folder.glob("text-*")
-    assert len(list(folder.glob("sequence_kd/*.json"))) == 2
-    assert len(list(folder.glob("translations/*.target.txt"))) == 1
-    # Another text has a folder of its own, and is trained on.
-    assert "2 runs to do" in said("run", "sequence_kd", "--plan", *words[2:6], *two_files(tmp_path, lines=70))
-
-
-def test_a_text_of_ones_own_is_trained_on_whole_unless_told_otherwise(runs_folder, tmp_path) -> None:
-    printed = said("run", "sequence_kd", "--plan", *two_files(tmp_path))
-    assert "5 runs to do at protocol paper" in printed
-    assert "own_seq_inter" in printed
-    assert "pruned" not in printed
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["sequence_kd", "--source", "{0}"], "target: got --source alone, expected --target with it"),
-        (["sequence_kd", "--target", "{0}"], "source: got --target alone, expected --source with it"),
-        (["hinton_kd", "--source", "{0}", "--target", "{1}"], "recipe: got 'hinton_kd' with --source"),
-        (
-            ["sequence_kd", "--source", "{0}", "--target", "{1}", "--record"],
-            "record: got --record or --select",
-        ),
-        (["sequence_kd", "--source", "{0}", "--target", "{1}"], "a.de: got 50 lines, expected the 60 of"),
-        (
-            ["sequence_kd", "--source", "{0}", "--target", "nothing.de"],
-            "target_file: got 'nothing.de', expected a text file that can be read: No such file",
-        ),
-    ],
-)
-def test_run_says_what_is_wrong_with_two_text_files(
-    words, says, runs_folder, tmp_path, capsys, monkeypatch
-) -> None:
-    files = two_files(tmp_path, fewer=10)[1::2]
-    mistaken(monkeypatch, "run", *(word.format(*files) for word in words))
-    _, err = capsys.readouterr()
-    assert err.startswith("kdrepro: ")
-    assert says in err
-    assert len(err.splitlines()) == 1
-
-
-def test_a_mistyped_arm_of_a_text_of_ones_own_is_named(runs_folder, tmp_path, capsys, monkeypatch) -> None:
-    mistaken(monkeypatch, "run", "sequence_kd", *two_files(tmp_path), "--arms", "own_seqkd")
-    assert "arm: got 'own_seqkd', expected one of own_teacher, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

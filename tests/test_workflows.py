@@ -43,6 +43,7 @@ SHELL_WORDS = {
     "gh",
     "make",
     ".venv/bin/kdrepro",
+    ".venv/bin/python",
 }
 
 workflows = pytest.mark.parametrize("name", WORKFLOWS)
@@ -65,8 +66,22 @@ def _command_lines(script: str) -> list[list[str]]:
     return [line for line in words if line]
 
 
-def test_the_four_workflows_are_there() -> None:
-    assert set(WORKFLOWS) == {"tests", "reproduce", "book", "colab"}
+def test_the_five_workflows_are_there() -> None:
+    assert set(WORKFLOWS) == {"tests", "reproduce", "book", "colab", "bench"}
+
+
+def test_the_speed_of_decoding_is_measured_by_the_clock() -> None:
+    assert set(_load("bench")["on"]) == {"schedule", "workflow_dispatch"}
+    (call,) = (
+        words
+        for step in _steps("bench")
+        for words in _command_lines(step.get("run", ""))
+        if words[0] == ".venv/bin/python"
+    )
+    assert call[1] == "bench/decode_speed.py"
+    # The bench has a test of its own; here, that it has these options.
+    known = (ROOT / call[1]).read_text(encoding="utf-8")
+    assert all(f'"{word}"' in known for word in call[2:] if word.startswith("--"))
 
 
 @workflows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 # A slip of the finger in a range would fill the memory before anything is looked at.
 _MOST_SEEDS = 10_000
+# As many names of arms are listed; a list of all would fill a page.
+_MOST_NAMES = 4
+# As in kdrepro.recipes, which would bring torch along.
+_RECIPES = sorted(module.name for module in iter_modules([str(Path(__file__).parents[1] / "recipes")]))
 
 
 def seeds_from(text: str) -> list[int]:
@@ -44,7 +50,7 @@ def seeds_from(text: str) -> list[int]:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="The program of one paper, such as hinton_kd.")],
+    recipe: Annotated[str, typer.Argument(help=f"The program of one paper: {', '.join(_RECIPES)}.")],
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +72,7 @@ def run(
         bool, typer.Option("--record", help="Write into the recorded rows of this checkout.")
     ] = False,
     select: Annotated[
-        bool, typer.Option("--select", help="Try the recipe's candidate settings on held-out training data.")
+        bool, typer.Option("--select", help="Try the recipe's candidate settings, on examples held out.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto (as the recipe says), fp32 or bf16.")] = "auto",
@@ -81,20 +87,19 @@ def run(
     ] = None,
 ) -> None:
     """Train a recipe's arms. Done runs are skipped; a killed one goes on where it was; several may share a folder."""
-    from kdrepro import recipes, runs
+    from kdrepro import own_text, recipes, runs
     from kdrepro.arms import candidates
 
     found, folder = recipes.load(recipe), RESULTS if record else user_folder()
     own = source is not None or target is not None
+    text = None
     if own:
-        from kdrepro.recipes import sequence_kd
-
-        protocol = protocol or "paper"
-        found, digest, encoded = _own_text(recipe, source, target, record=record or select)
-        folder = user_folder() / f"text-{digest.partition(':')[2]}"
-        arms = arms if arms is not None else ",".join(sequence_kd.OWN_ARMS)
-        checks.choice("protocol", protocol, PROTOCOLS)
-        typer.echo(f"{encoded(protocol).described()}.")
+        protocol = checks.choice("protocol", protocol or "paper", PROTOCOLS)
+        found, digest, encoded = _own_text(recipe, source, target, record=record, select=select)
+        folder = own_text.own_folder(digest)
+        arms = arms if arms is not None else ",".join(own_text.OWN_ARMS)
+        text = encoded(protocol)
+        typer.echo(f"{text.described()}.")
     # What is tried is for experiments that are recorded: a demonstration has too few examples to hold some out.
     protocol = protocol or ("paper" if select else "quick")
     if select:
@@ -135,7 +140,7 @@ def run(
         f"{len(plan)} runs to do at protocol {protocol} on {runner.where}{f', {used}' if used else ''}; "
         f"rows go to {folder}"
     )
-    typer.echo(_cost(found.name, protocol, [name for name, _ in plan], kind=runner.where.type))
+    typer.echo(_cost(found.name, protocol, [name for name, _ in plan], kind=runner.where.type, text=text))
     if plan_only:
         for name, seed in plan:
             typer.echo(f"  {runner.run_id(name, seed)}")
@@ -149,6 +154,8 @@ def run(
         f"To compare: kdrepro table {found.name} --protocol {protocol}"
         + (f" --ledger {folder}" if own else "")
     )
+    if own:
+        typer.echo("To translate: kdrepro.own_text.translator; the chapter shows how")
 
 
 def _measured(row: Row) -> str:
@@ -163,23 +170,48 @@ def _measured(row: Row) -> str:
 
 
 def _own_text(
-    recipe: str, source: Path | None, target: Path | None, *, record: bool
+    recipe: str, source: Path | None, target: Path | None, *, record: bool, select: bool
 ) -> tuple[Recipe, str, Callable[[str], EncodedText]]:
     """The recipe for two text files, the text's digest, and its numbers at a protocol."""
-    from kdrepro.recipes import sequence_kd
+    from kdrepro.own_text import own_text
 
-    if recipe != sequence_kd.RECIPE.name:
+    if recipe != "sequence_kd":
         raise ValueError(f"recipe: got {recipe!r} with --source or --target, expected sequence_kd")
     if source is None or target is None:
         given, missing = ("--target", "--source") if source is None else ("--source", "--target")
         raise ValueError(f"{missing[2:]}: got {given} alone, expected {missing} with it")
     if record:
-        raise ValueError("record: got --record or --select with a text of one's own, expected neither")
-    return sequence_kd.own_text(source, target)
+        raise ValueError("record: got --record with a text of one's own, expected none")
+    if select:
+        raise ValueError(
+            "select: got --select with a text of one's own, expected none: its settings are tried in Python, by "
+            'kdrepro.own_text.own_runner(..., split="select")'
+        )
+    try:
+        return own_text(source, target)
+    except OSError as error:
+        # It names the argument; here an option was typed.
+        raise type(error)(re.sub(r"^(source|target)_file:", r"--\1:", str(error))) from error
 
 
-def _cost(recipe: str, protocol: str, names: list[str], *, kind: str) -> str:
-    """What a plan will take on a device of this kind, from recorded runs of the same arms: the median of an arm's."""
+def _cost(recipe: str, protocol: str, names: list[str], *, kind: str, text: EncodedText | None = None) -> str:
+    """What a plan will take on a device of this kind, from recorded runs of the same arms: the median of an arm's.
+
+    Of a `text` of one's own, from runs on the captions.
+    """
+    if not names:
+        return "Nothing to do: every run has its row."
+    if text is not None and protocol != "smoke" and kind == "cpu":
+        from kdrepro.own_text import estimated_seconds
+
+        rows = recorded().rows(recipe=recipe, protocol="paper")
+        guesses = [estimated_seconds(name, text, rows) for name in names]
+        known = [each for each in guesses if each is not None]
+        if len(known) == len(names):
+            return (
+                f"Cost: an estimate, {sum(known) / 60:.0f} minutes by the words of the text, from what captions took "
+                f"on {kind}; on another machine half or twice as long"
+            )
     total, unknown = 0.0, set()
     rows = recorded().rows(recipe=recipe, protocol=protocol)
     for name in names:
@@ -190,10 +222,10 @@ def _cost(recipe: str, protocol: str, names: list[str], *, kind: str) -> str:
             total += seconds[len(seconds) // 2]
         else:
             unknown.add(base)
-    if not names:
-        return "Nothing to do: every run has its row."
     if unknown:
-        missing = f"no row says what {', '.join(sorted(unknown))} cost on {kind}"
+        listed = ", ".join(sorted(unknown)[:_MOST_NAMES])
+        more = f" and {len(unknown) - _MOST_NAMES} more" if len(unknown) > _MOST_NAMES else ""
+        missing = f"no row says what {listed}{more} cost on {kind}"
         return (
             f"Cost: more than {total / 60:.1f} minutes; {missing}" if total else f"Cost: not known; {missing}"
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdrepro import files
+from kdrepro import checks, files
 from kdrepro.data.text import Vocabulary, sentence, words
 from kdrepro.types import UNKNOWN
 
@@ -18,6 +18,8 @@ Pair = tuple[str, str]
 # The frequent words of each side are kept, as many as in Kim & Rush (2016), section 4.1 (from memory); and longer
 # sentences than this fill the memory, so seq2seq-attn refuses them too (its `max_sent_l`).
 _MOST_WORDS, _LONGEST = 50_000, 250
+
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ class ParallelText:
     def held_out(self, count: int) -> ParallelText:
         """Keep the first `count` pairs for choosing as the test set, so that settings are chosen without the test.
 
-        The training pairs stay as they are. Raises `ValueError` unless 1 <= `count` <= the number of pairs for it.
+        All of them where there are fewer. The training pairs stay as they are. Raises `ValueError` for a `count` below
+        1, and where there are no pairs for choosing.
         """
-        if not 1 <= count <= len(self.valid):
-            raise ValueError(f"count: got {count}, expected 1 to {len(self.valid)}")
+        checks.whole("count", count, least=1)
+        if not self.valid:
+            raise ValueError(f"count: got {count}, but {self.name} has no pairs for choosing")
         return replace(self, valid=[], test=self.valid[:count], further={})
 
 
@@ -120,10 +124,11 @@ def read_parallel(source_file: str | os.PathLike[str], target_file: str | os.Pat
     that was trained on. A sentence that is there more often than that is trained on, unless too few others are there to
     hold out. The training pairs keep their order. The name is that of the two files.
 
-    Accents are composed (Unicode NFC). Raises `OSError`, naming argument and file, for one that is not there or cannot
-    be read, and `ValueError`, naming file and line, for text that is not UTF-8, a carriage return within a line, empty
-    lines, sentences of more than 250 words, files of different length, two files of the same text, and fewer than three
-    different source sentences.
+    Accents are composed (Unicode NFC), and marks of byte order around a line, such as files that were joined leave,
+    are taken off. Raises `OSError`, naming argument and file, for one that is not there or cannot be read, and
+    `ValueError`, naming file and line, for text that is not UTF-8, a carriage return or a mark of byte order within a
+    line, lines that are empty or hold only what cannot be seen, sentences of more than 250 words, files of different
+    length, two files of the same text, and fewer than three different source sentences.
     """
     sources, targets = _lines("source_file", Path(source_file)), _lines("target_file", Path(target_file))
     if len(sources) != len(targets):
@@ -194,36 +199,43 @@ def _lines(argument: str, file: Path) -> list[str]:
             f"{argument}: got {str(file)!r}, expected a text file that can be read: {error.strerror}"
         ) from error
     # Other characters that end a line for Python, such as U+2028, are part of a sentence here.
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    if not lines:
+    if not lines or lines == [_BYTE_ORDER_MARK.encode()]:
         raise ValueError(f"{file}: got an empty file, expected one sentence a line")
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(unicodedata.normalize("NFC", line.decode("utf-8").strip()))
+            text = line.decode("utf-8").strip().strip(_BYTE_ORDER_MARK).strip()
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{file}: got byte 0x{line[error.start]:02x} at position {error.start + 1} of line {number}, expected "
                 "UTF-8: convert it, with iconv for example"
             ) from error
-        if "\0" in found[-1]:
+        found.append(unicodedata.normalize("NFC", text))
+        if "\0" in text:
             raise ValueError(
                 f"{file}: got a zero byte in line {number}, expected UTF-8: it looks like UTF-16 or binary"
             )
         # Where a file is read as text, and so by many toolkits, this ends a line too, and the pairs would shift.
-        if "\r" in found[-1]:
+        if "\r" in text:
             raise ValueError(
                 f"{file}: got a carriage return within line {number}, expected lines that end in \\n or \\r\\n: "
                 "convert the file, with tr for example"
+            )
+        # Where a file without a line end at its end was joined with another, two sentences would be one.
+        if _BYTE_ORDER_MARK in text:
+            raise ValueError(
+                f"{file}: got a mark of byte order (U+FEFF) within line {number}, expected none: end the line before "
+                "it, or take the mark out"
             )
     return found
 
 
 def _check_sentences(file: str | os.PathLike[str], found: Sequence[str]) -> None:
-    """Raise `ValueError` for an empty line, or one of too many words."""
-    empty = [str(number) for number, line in enumerate(found, start=1) if not line]
+    """Raise `ValueError` for a line without a letter or sign that is seen, or one of too many words."""
+    empty = [str(number) for number, line in enumerate(found, start=1) if not any(map(_seen, line))]
     if empty:
         more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
         raise ValueError(
@@ -237,6 +249,11 @@ def _check_sentences(file: str | os.PathLike[str], found: Sequence[str]) -> None
                 f"{file}: got {len(words(text)):,} words in line {number}, expected at most {_LONGEST}: cut it into "
                 "sentences, or take the line out of both files"
             )
+
+
+def _seen(character: str) -> bool:
+    """Tell what is printed from spaces and from what only says how to print, such as the space without width."""
+    return not character.isspace() and unicodedata.category(character) != "Cf"
 
 
 def write_lines(file: str | os.PathLike[str], lines: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ Optimiser and schedule are ours: the paper's were made for more text. A student 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,11 +24,9 @@ from torch import nn
 from kdrepro.arms import Arm, Key, Recipe, Result
 from kdrepro.data import multi30k
 from kdrepro.data.corpora import Corpus, encoded, loaded, spelling
-from kdrepro.data.parallel import EncodedText, ParallelText, read_parallel
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.seq2seq import LSTMSeq2Seq
-from kdrepro.protocols import PROTOCOLS
 from kdrepro.pruning import prune_
 from kdrepro.resume import History
 from kdrepro.run import Run
@@ -249,7 +246,7 @@ def _arms(
     }
 
 
-def _recipe(
+def recipe_of(
     corpora: dict[str, Corpus],
     protocols: dict[str, Sequence[str]],
     *,
@@ -257,6 +254,7 @@ def _recipe(
     teachers: int,
     candidates: dict[str, Sequence[dict[str, Any]]],
 ) -> Recipe:
+    """Return the program on these corpora, each at its protocols, with so many seeds of students and of teachers."""
     arms: dict[str, Arm] = {}
     for family in corpora:
         arms |= _arms(family, corpora, protocols[family], seeds=seeds, teachers=teachers)
@@ -272,37 +270,7 @@ def _recipe(
     )
 
 
-# Of a text of one's own: a student of each way to teach, and the one teacher that all seeds need. The combinations and
-# pruning are asked for by name.
-OWN_ARMS = ("own_student_alone", "own_word_kd", "own_seq_kd", "own_seq_inter")
-
-
-def own_text(
-    source_file: str | os.PathLike[str], target_file: str | os.PathLike[str]
-) -> tuple[Recipe, str, Callable[[str], EncodedText]]:
-    """Return the recipe for two text files of one's own, the text's digest, and its numbers at a protocol.
-
-    Its arms are `own_teacher`, `own_student_alone`, `own_seq_kd`, … Protocols `smoke` and `quick` take the first few
-    hundred and the first 5,000 pairs, the others all of them; the nets are those of the captions at all but `smoke`.
-
-    Line n of one file translates line n of the other; see `kdrepro.data.parallel.read_parallel` for what is refused.
-    Every arm has one seed unless more are asked for, and then all learn from the teacher of seed 0.
-    """
-    data = read_parallel(source_file, target_file)
-
-    def load(protocol: str) -> ParallelText:
-        few = {"smoke": (300, 50, 50), "quick": (5_000, 500, 500)}.get(protocol)
-        return data.few(train=few[0], valid=few[1], test=few[2]) if few else data
-
-    corpora = {"own": Corpus(load)}
-    return (
-        _recipe(corpora, {"own": PROTOCOLS}, seeds=1, teachers=1, candidates={}),
-        data.digest,
-        partial(encoded, corpora["own"]),
-    )
-
-
-RECIPE = _recipe(
+RECIPE = recipe_of(
     CORPORA,
     {"ende": ("paper",), "deen": ("paper",), "cmu": ("smoke", "quick", "reduced", "paper")},
     seeds=5,

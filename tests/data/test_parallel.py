@@ -110,6 +110,13 @@ def test_line_ends_of_other_systems_and_marks_of_byte_order_are_no_part_of_a_sen
     assert other == plain
 
 
+def test_marks_of_byte_order_that_joined_files_leave_are_no_part_of_a_sentence(tmp_path):
+    plain = read_parallel(*written(tmp_path, ENGLISH, GERMAN))
+    halves = ["".join(f"{line}\n" for line in lines) for lines in (ENGLISH[:50], ENGLISH[50:])]
+    joined = "".join(f"\ufeff{half}" for half in halves).encode()
+    assert read_parallel(*written(tmp_path, joined, GERMAN)) == plain
+
+
 def test_accents_are_composed_so_that_two_ways_to_write_them_are_one_word(tmp_path):
     composed = [f"café {number}" for number in range(20)]
     apart = [unicodedata.normalize("NFD", line) for line in composed]
@@ -165,6 +172,18 @@ def test_the_digest_is_that_of_the_content(tmp_path):
             "eins\nzwei\ndrei\n".encode("utf-16-le"),
             r"a\.de: got a zero byte in line 1, .* UTF-16",
         ),
+        (
+            ["\u200b", "two", "\u00ad \u2060\u200e", "four"],
+            list("abcd"),
+            r"a\.en: got nothing in line 1, 3, expected a sentence in every",
+        ),
+        (list("abc"), ["eins", "\ufeff", "drei"], r"a\.de: got nothing in line 2, expected a sentence"),
+        (
+            list("abc"),
+            ["eins", "zwei", "drei\ufeffvier"],
+            r"a\.de: got a mark of byte order \(U\+FEFF\) within line 3, expected none",
+        ),
+        (b"\xef\xbb\xbf", list("abc"), r"a\.en: got an empty file, expected one sentence a line"),
         (b"", list("abc"), r"a\.en: got an empty file, expected one sentence a line"),
         (
             ["a b", "a " * 249 + "b", "a " * 251],
@@ -223,10 +242,13 @@ def test_pairs_for_choosing_take_the_place_of_the_test():
     )
     held = text.held_out(1)
     assert (held.train, held.valid, held.test, held.further) == ([("a", "b")], [], [("c", "d")], {})
-    assert text.held_out(2).test == text.valid
-    for count in (-1, 0, 3):
-        with pytest.raises(ValueError, match=f"count: got {count}, expected 1 to 2"):
+    # The thousand of a recipe are more than some texts have.
+    assert text.held_out(2).test == text.held_out(1_000).test == text.valid
+    for count in (-1, 0):
+        with pytest.raises(ValueError, match=f"count: got {count}, expected a whole number of at least 1"):
             text.held_out(count)
+    with pytest.raises(ValueError, match="count: got 5, but n has no pairs for choosing"):
+        text.held_out(1).held_out(5)
 
 
 def test_a_text_is_not_its_own_translation(tmp_path):
