@@ -25,6 +25,8 @@ NAMES = {
     "test_perplexity": "perplexity on the references",
     "train_accuracy": "right on the training data",
 }
+# From 0 to 1 in rows, and told in per cent.
+SHARES = ("test_error_rate",)
 # Of metrics that are not counted, nothing.
 UNITS = {
     "beam_gain": "BLEU",

@@ -11,7 +11,7 @@ from kdrepro.claims import Claim, Comparison, Side
 from kdrepro.intervals import Interval, enough, mean_interval
 from kdrepro.judgement import Judgement, bounds, counted, named, not_run, number, settle
 from kdrepro.ledger import Row
-from kdrepro.metric_names import UNITS, uncorrected
+from kdrepro.metric_names import SHARES, UNITS, uncorrected
 from kdrepro.pairs import Pair, Reading, compare, differences, readings
 
 
@@ -94,14 +94,22 @@ def _own(claim: Claim, comparison: Comparison) -> bool:
 
 
 def scale_of(claim: Claim, comparison: Comparison) -> float:
-    """By what the numbers of a comparison are multiplied: the claim's scale where they are in its metric."""
-    return claim.scale if _own(claim, comparison) else 1.0
+    """By what the numbers of a comparison are multiplied: the claim's scale in its metric, and shares by a hundred."""
+    if _own(claim, comparison):
+        return claim.scale
+    return 100.0 if uncorrected(comparison.metric) in SHARES else 1.0
 
 
 def unit_of(claim: Claim, comparison: Comparison) -> str:
     """The unit of these numbers with a space before it, the claim's where they are in its metric; or nothing."""
-    own = claim.unit and claim.correct_out_of is None and _own(claim, comparison)
-    unit = claim.unit if own else UNITS.get(comparison.metric, "")
+    unit = UNITS.get(comparison.metric, "")
+    if _own(claim, comparison) and claim.unit and claim.correct_out_of is None:
+        unit = claim.unit
+    elif uncorrected(comparison.metric) in SHARES and not _own(claim, comparison):
+        unit = "%"
+    # Of two shares in per cent the difference is in points.
+    if unit.startswith("%") and comparison.number is None:
+        unit = "points"
     return f" {unit}" if unit else ""
 
 

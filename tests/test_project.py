@@ -205,7 +205,9 @@ def test_notebook_is_a_source_without_outputs(notebook: Path) -> None:
     content: dict[str, Any] = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
-            assert (cell["outputs"], cell["execution_count"]) == ([], None), "".join(cell["source"])
+            source = "".join(cell["source"])
+            assert (cell["outputs"], cell["execution_count"]) == ([], None), source
+            assert len(source.splitlines()) <= 15, source
     metadata = content["metadata"]
     assert "widgets" not in metadata
     assert metadata["kernelspec"]["name"] == "python3"

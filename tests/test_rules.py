@@ -128,6 +128,20 @@ def test_a_corrected_metric_has_the_unit_of_the_claim():
         for row in make_rows("a", [1.0, 1.0, 1.0])
     ]
     assert ": -10 points, " in judge(claim, rows).detail
+    assert ": -10 points, " in judge(replace(claim, unit="% test errors"), rows).detail
+
+
+def test_a_share_is_told_in_per_cent():
+    claim = replace(ORDER, premise=(Comparison(Side(("a",), "test_error_rate"), 0.5),))
+    rows = [
+        replace(row, metrics=row.metrics | {"test_error_rate": 0.25})
+        for row in make_rows("a", [1.0, 1.0, 1.0])
+    ] + make_rows("b", [2.0, 2.0, 2.0])
+    judged = judge(claim, rows)
+    assert judged.verdict == "reproduced"
+    assert judged.detail.endswith(
+        "; it supposes that a (test error rate) is below 50, and it is 25 %, all alike, 3 runs."
+    )
 
 
 def test_equal_arms_stay_inconclusive_and_no_number_of_seeds_helps():
