@@ -114,8 +114,9 @@ def fit(
 
     `optimizer` is called with the parameters of student and objective; `schedule`, called with the optimiser, steps
     once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each
-    step (weight constraints). An objective whose weights depend on the epoch has a method `start_epoch(epoch)`, which
-    is called before each, counted from 0 (with a checkpoint, once with 0 before it is looked at). `validate` is called
+    step (weight constraints). An objective whose weights depend on the epoch, or a part of it, has a method
+    `start_epoch(epoch)`, which is called before each, counted from 0 (with a checkpoint, once with 0 before it is
+    looked at), and twice where what is around it passes it on. `validate` is called
     with the student in eval mode after each epoch and returns a number, less is better: the weights of the best epoch
     are kept, and with `patience` training stops after that many epochs without a better one. The teacher runs in eval
     mode and without gradient, and is bitwise unchanged afterwards.
