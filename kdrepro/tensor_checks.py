@@ -79,6 +79,22 @@ def integer_targets(
     return targets
 
 
+def targets_agree(targets: object, logits: Tensor) -> None:
+    """Raise `ValueError` where targets that nobody reads contradict the logits: not one of them per logit vector.
+
+    Only shapes are looked at. What is no tensor says nothing, and neither do numbers that are no classes (mixed labels,
+    a regression's), unless they are one for each point of a picture whose classes are in dimension 1.
+    """
+    if not isinstance(targets, Tensor) or targets.shape == logits.shape[:-1]:
+        return
+    hint = classes_in_the_middle(targets.shape, logits.shape)
+    if targets.is_floating_point() and not hint:
+        return
+    raise ValueError(
+        f"targets: got shape {tuple(targets.shape)}, expected {tuple(logits.shape[:-1])}, one per logit vector{hint}"
+    )
+
+
 def class_targets(
     targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
 ) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from kdrepro import checks, digests
+from kdrepro import checks, digests, tensor_checks
 from kdrepro.decode import Hypothesis, beam_search, check_arguments
 from kdrepro.losses.logits import forward_kl, hard_target_loss
 from kdrepro.losses.reduce import masked_mean
@@ -43,7 +43,8 @@ class WordLevelKD(nn.Module):
     `soft_weight` is α, 0.5 in the paper; no temperature. The divergence is less than the paper's cross-entropy by the
     teacher's entropy, which has no gradient. Shapes: logits (B, L, V), targets (B, L). Padding gets no gradient, the
     first word does. Returns `{"soft": (), "hard": ()}`, already weighted, without the terms of weight 0.
-    Raises `ValueError` for a weight outside [0, 1], no teacher, or vocabularies that differ in size.
+    Raises `ValueError` for a weight outside [0, 1], no teacher, vocabularies that differ in size, or targets that are
+    not one per logit vector.
     """
 
     def __init__(self, *, soft_weight: float = 0.5) -> None:
@@ -60,6 +61,7 @@ class WordLevelKD(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.soft_weight > 0:
             soft = forward_kl(student.logits, teacher.logits)
+            tensor_checks.targets_agree(batch.targets, student.logits)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
             hard = hard_target_loss(student.logits, batch.counted_targets)
