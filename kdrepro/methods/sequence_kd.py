@@ -92,13 +92,14 @@ def teacher_translations(
 ) -> Translations:
     """Translate a training set with a teacher's beam, for a student to learn from (sections 3.2 and 3.3).
 
-    `sources` are the numbers of the words of each sentence. With `file`, what is done is written there piece by piece,
-    and a search that was killed goes on behind the last piece and ends with the same file, byte for byte; a finished
-    file is read. `teacher_id` names the teacher (default: the digest of its weights): a file of another teacher, other
-    sources or another search is refused, and so is going on on another kind of device or in another precision than a
-    file was begun with. `progress` is called with how many sentences are done, and of how many. Raises `ValueError`
-    naming the file when it belongs to another search, or an argument that is out of range, and `RuntimeError` when
-    another process writes the same file.
+    `teacher` is a module with `encode`, `step` and `source_words`, whose words are numbered as
+    `kdrepro.decode.Translator` says, and `sources` are the numbers of the words of each sentence. With `file`, what is
+    done is written there piece by piece, and a search that was killed goes on behind the last piece and ends with the
+    same file, byte for byte; a finished file is read. `teacher_id` names the teacher (default: the digest of its
+    weights): a file of another teacher, other sources or another search is refused, and so is going on on another kind
+    of device or in another precision than a file was begun with. `progress` is called with how many sentences are done,
+    and of how many. Raises `ValueError` naming the file when it belongs to another search, or an argument that is out
+    of range, and `RuntimeError` when another process writes the same file.
     """
     n_best = checks.whole("n_best", n_best, least=1)
     width = checks.whole("width", width, least=n_best)
