@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from kdrepro import checks, devices, digests, progressing
-from kdrepro.caching import CachedTeacher, CachedTranslator
+from kdrepro.caching import CachedTeacher, CachedTranslator, check_asked_for
 from kdrepro.members import Member, Trainee, check_apart, share_of
 from kdrepro.replays import Replay
 from kdrepro.resume import History
@@ -308,14 +308,8 @@ def _teacher_outputs(
     if teacher is None:
         return None
     if isinstance(teacher, CachedTeacher | CachedTranslator):
-        if teacher.temperature is not None and (temperatures := _temperatures(members)) != {
-            teacher.temperature
-        }:
-            raise ValueError(
-                f"teacher: got an ensemble's outputs cached at temperature {teacher.temperature:g}, expected "
-                f"{', '.join(f'{each:g}' for each in sorted(temperatures))}, the objective's: its classes are averaged "
-                "at it"
-            )
+        temperatures = _temperatures(members) if teacher.temperature is not None else set()
+        check_asked_for(teacher, temperatures=temperatures, precision=precision)
         return teacher.to(device).look_up
     frozen = teacher.to(device)
     several = len(frozen.modules) > 1
