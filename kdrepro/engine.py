@@ -25,7 +25,7 @@ from kdrepro.members import Member, Trainee, check_apart, share_of
 from kdrepro.replays import Replay
 from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
-from kdrepro.trials import Ask
+from kdrepro.trials import Ask, check_batches, located
 from kdrepro.types import Batch, Outputs, TrainingData
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
@@ -140,8 +140,10 @@ def fit(
     recorded, but what `start_epoch` sets is recorded anew in each epoch. Elsewhere, and under `accelerate launch`, it
     does nothing.
 
-    Raises `ValueError` or `TypeError`, naming the argument, before training starts; `FloatingPointError` with the step,
-    the terms and the side that is not finite; `RuntimeError`, in the first epoch, for what `cuda_graphs` cannot record.
+    Raises `ValueError` or `TypeError`, naming the argument, before training starts, also for a batch of any epoch in
+    which `mask` counts nothing (of batches in an order of their own this is found when they come); `FloatingPointError`
+    with the step, the terms and the side that is not finite; `RuntimeError`, in the first epoch, for what `cuda_graphs`
+    cannot record. An error in an epoch has a note that says in which batch.
     """
     member = Member(
         student=student,
@@ -225,10 +227,7 @@ def _fit_cohort(
     cuda_graphs: bool,
 ) -> list[History]:
     data = batches.to(run.device)
-    if (data.examples % data.batch_size or data.batch_size) < run.num_processes:
-        raise ValueError(
-            f"batch_size: its last batch has fewer examples than the {run.num_processes} processes"
-        )
+    check_batches(data, epochs=epochs, processes=run.num_processes)
     if isinstance(teacher, CachedTeacher | CachedTranslator):
         teacher.check_fits(data)
     elif teacher is not None:
@@ -287,10 +286,11 @@ def _epoch(
         trainee.start_epoch()
     since_look = 0
     for number, whole_batch in enumerate(data.epoch(epoch)):
-        batch, share = share_of(whole_batch, run)
-        taught = ask(batch) if ask else None
-        for trainee in active:
-            trainee.learn(batch, taught, share=share, alone=len(active) == 1)
+        with located(epoch, number):
+            batch, share = share_of(whole_batch, run)
+            taught = ask(batch) if ask else None
+            for trainee in active:
+                trainee.learn(batch, taught, share=share, alone=len(active) == 1)
         since_look += 1
         if since_look == _LOOK_EVERY or number == len(data) - 1:
             for trainee in active:
