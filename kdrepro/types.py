@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from kdrepro.tracing import at_hand
+
 # The first words of every vocabulary, by number: padding, the start and the end of a sentence, and any word not in it.
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 
@@ -148,7 +150,7 @@ def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:
 
 def _without(values: Tensor, left_out: Tensor) -> Tensor:
     """Put 0 at some positions: (*positions, ...), (*positions) → (*positions, ...)."""
-    if values.device.type != "cpu":
+    if not at_hand(values, left_out):
         spread = left_out.reshape(*left_out.shape, *[1] * (values.ndim - left_out.ndim))
         return values.masked_fill(spread, 0)
     # By their numbers: on a CPU, to spread a mask over thousands of words takes longer than their loss does.

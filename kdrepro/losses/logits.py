@@ -116,17 +116,15 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy with the true classes, at temperature 1: −log q of the target, in nats.
 
     Shapes: (*batch, K), (*batch) → (*batch).
-    Raises `TypeError` for targets that are not integers, `ValueError` for another shape or a class out of range.
+    Raises `TypeError` for targets that are not integers, `ValueError` for another shape or, on the CPU, a class out of
+    range (elsewhere the host would wait for the values, and torch stops at a class that there is not by itself; in
+    `torch.compile` and under `torch.vmap` nobody looks either).
 
     >>> hard_target_loss(torch.zeros(1, 2), torch.tensor([1]))
     tensor([0.6931])
     """
     *leading, classes = tensor_checks.logits("student_logits", student_logits).shape
-    tensor_checks.integer_targets(targets, classes=classes, leading=tuple(leading))
-    # Looking at the values waits for the device: on a CPU that costs nothing. Elsewhere `fit` has looked beforehand,
-    # and torch stops at a class that there is not.
-    if targets.device.type == "cpu":
-        tensor_checks.class_targets(targets, classes=classes)
+    tensor_checks.class_targets_at_hand(targets, classes=classes, leading=tuple(leading))
     wide = at_least_float32(student_logits)
     # Torch would give −100, the usual padding, a loss of 0, which counts in a mean.
     losses = cross_entropy(

@@ -95,7 +95,7 @@ class LabelSmoothing(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         student = batch.counted(student)
         classes = student.logits.shape[-1]
-        targets = tensor_checks.class_targets(
+        targets = tensor_checks.class_targets_at_hand(
             batch.counted_targets, classes=classes, leading=student.logits.shape[:-1]
         )
         logits = at_least_float32(student.logits)
