@@ -59,7 +59,7 @@ class CachedTeacher:
         """
         tensors = load_tensors(Path(file))
         if "logits" not in tensors:
-            raise ValueError(f"{file}: got no logits, expected a teacher's outputs; delete it to ask again")
+            raise ValueError(f"{file}: got no logits, expected a teacher's outputs; name another file")
         features = {
             name.removeprefix("features."): value
             for name, value in tensors.items()
