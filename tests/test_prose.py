@@ -74,7 +74,7 @@ def test_every_public_name_is_listed_once_and_leads_to_where_it_is_shown() -> No
             # Below that heading, and before the next of its kind.
             sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)
             (section,) = (each for each in sections if anchors(f"## {each}") & {link[1:]})
-            assert any(name in section for name in re.findall(r"`(\w+)`", cell)), cell
+            assert any(re.search(rf"\b{name}\b", section) for name in re.findall(r"`(\w+)`", cell)), cell
         else:
             assert (ROOT / "book" / link).resolve().is_file(), link
 
