@@ -11,7 +11,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from kdrepro import devices, digests, tensor_checks
+from kdrepro import checks, devices, digests, tensor_checks
 from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Batches
 from kdrepro.data.text import SentenceBatches
@@ -23,7 +23,8 @@ class CachedTeacher:
     """A teacher's logits (N, K) and features on a whole data set, looked up by `batch.index`. See `cache_teacher`.
 
     `temperature` is the one at which an ensemble's classes were averaged, `None` for one network, for which it does not
-    matter; `teacher` is the digest of its weights and `inputs` that of some of its inputs, empty if they are not known.
+    matter; `precision` is that of the pass, `fp32` or `bf16`; `teacher` is the digest of its weights and `inputs` that
+    of some of its inputs. They are empty if they are not known, and then not compared with what `fit` asks for.
     """
 
     def __init__(
@@ -34,37 +35,45 @@ class CachedTeacher:
         temperature: float | None = None,
         teacher: str = "",
         inputs: str = "",
+        precision: str = "",
     ) -> None:
         self.logits = tensor_checks.logits("logits", logits)
         self.features = dict(features or {})
         self.temperature, self.teacher, self.inputs = temperature, teacher, inputs
+        self.precision = _known_precision(precision)
 
     def save(self, file: Path | str) -> None:
         """Write the outputs to a safetensors file, atomically."""
         tensors = {f"features.{name}": value for name, value in self.features.items()}
         if self.temperature is not None:
             tensors["temperature"] = torch.tensor(self.temperature, dtype=torch.float64)
-        for name, digest in (("teacher", self.teacher), ("inputs", self.inputs)):
-            tensors[name] = torch.tensor(list(digest.encode()), dtype=torch.uint8)
+        for name, text in self._texts().items():
+            tensors[name] = torch.tensor(list(text.encode()), dtype=torch.uint8)
         save_tensors({"logits": self.logits} | tensors, Path(file), metadata={})
 
     @classmethod
     def load(cls, file: Path | str) -> CachedTeacher:
-        """Read what `save` wrote. Raises `ValueError` naming the file when it is truncated or holds anything else."""
+        """Read what `save` wrote. Raises `ValueError` naming the file when it is truncated or holds anything else.
+
+        Files used not to say the precision: there logits in bf16 tell it, and those in float32 leave it open.
+        """
         tensors = load_tensors(Path(file))
         if "logits" not in tensors:
-            raise ValueError(f"{file}: got no logits, expected a teacher's outputs; delete it to ask again")
+            raise ValueError(f"{file}: got no logits, expected a teacher's outputs; name another file")
         features = {
             name.removeprefix("features."): value
             for name, value in tensors.items()
             if name.startswith("features.")
         }
         temperature = float(tensors["temperature"]) if "temperature" in tensors else None
-        teacher, inputs = (
-            bytes(tensors[name].tolist()).decode() if name in tensors else ""
-            for name in ("teacher", "inputs")
-        )
-        return cls(tensors["logits"], features, temperature=temperature, teacher=teacher, inputs=inputs)
+        texts = {
+            name: bytes(tensors[name].tolist()).decode()
+            for name in ("teacher", "inputs", "precision")
+            if name in tensors
+        }
+        if tensors["logits"].dtype == torch.bfloat16:
+            texts.setdefault("precision", "bf16")
+        return cls(tensors["logits"], features, temperature=temperature, **texts)
 
     def to(self, device: torch.device | str) -> CachedTeacher:
         """Return the same cache on `device`."""
@@ -72,9 +81,11 @@ class CachedTeacher:
             self.logits.to(device),
             {name: value.to(device) for name, value in self.features.items()},
             temperature=self.temperature,
-            teacher=self.teacher,
-            inputs=self.inputs,
+            **self._texts(),
         )
+
+    def _texts(self) -> dict[str, str]:
+        return {"teacher": self.teacher, "inputs": self.inputs, "precision": self.precision}
 
     def check_fits(self, batches: TrainingData) -> None:
         """Raise `ValueError` or `TypeError` if the outputs cannot be those of the inputs that `batches` gives."""
@@ -101,7 +112,8 @@ class CachedTranslator:
     """A teacher's logits at every word of the targets of a text, looked up by `batch.index`. See `cache_teacher`.
 
     `logits` (P, V) are those of all predictions, one pair behind the other, of which each has so many (N,).
-    `temperature` and `teacher` are as in `CachedTeacher`; `text` is the digest of the pairs, empty if it is not known.
+    `temperature`, `teacher` and `precision` are as in `CachedTeacher`; `text` is the digest of the pairs, empty if it
+    is not known.
     """
 
     def __init__(
@@ -112,9 +124,11 @@ class CachedTranslator:
         temperature: float | None = None,
         teacher: str = "",
         text: str = "",
+        precision: str = "",
     ) -> None:
         self.logits, self.predictions = tensor_checks.logits("logits", logits), predictions
         self.temperature, self.teacher, self.text = temperature, teacher, text
+        self.precision = _known_precision(precision)
         if int(predictions.sum()) != len(logits):
             raise ValueError(f"predictions: got {int(predictions.sum())} in all, expected {len(logits)}")
         self.starts = (predictions.cumsum(0) - predictions).to(logits.device)
@@ -127,6 +141,7 @@ class CachedTranslator:
             temperature=self.temperature,
             teacher=self.teacher,
             text=self.text,
+            precision=self.precision,
         )
 
     def check_fits(self, batches: TrainingData) -> None:
@@ -151,6 +166,28 @@ class CachedTranslator:
     def places(self, index: Tensor, *, width: int) -> Tensor:
         """Return where the predictions of the pairs at `index` (B,) are, from the first on: (B, `width`)."""
         return self.starts[index][:, None] + torch.arange(width, device=index.device)
+
+
+def check_asked_for(
+    cached: CachedTeacher | CachedTranslator, *, temperatures: set[float], precision: str
+) -> None:
+    """Raise `ValueError` unless outputs were cached at the objectives' temperature and in the precision of `fit`."""
+    if cached.temperature is not None and temperatures != {cached.temperature}:
+        raise ValueError(
+            f"teacher: got an ensemble's outputs cached at temperature {cached.temperature:g}, expected "
+            f"{', '.join(f'{each:g}' for each in sorted(temperatures))}, the objective's: its classes are averaged "
+            "at it"
+        )
+    if cached.precision and cached.precision != precision:
+        raise ValueError(
+            f"teacher: got outputs cached in {cached.precision}, expected {precision}, in which fit runs: "
+            f"cache_teacher(..., precision={precision!r}) asks in that, "
+            f"fit(..., precision={cached.precision!r}) trains in theirs"
+        )
+
+
+def _known_precision(precision: str) -> str:
+    return checks.choice("precision", precision, ("fp32", "bf16", ""))
 
 
 def _index(batch: Batch) -> Tensor:
@@ -194,11 +231,10 @@ def cache_teacher(
     """Run the teacher once over the data of `batches`: right only where student and teacher see the same view.
 
     `temperature` matters to an ensemble only (the members are averaged after softening), and has to be the objective's:
-    `fit` refuses another. The precision is that of the `fit` the cache is for, so that the cached loss equals the
-    uncached one. Of a text it holds a logit for each word of the vocabulary at each word of the targets, in the
-    precision of the teacher's: gigabytes, soon.
-    Raises `ValueError` when `batches` augments, or has an `epoch` of its own, which may: the cached outputs would
-    belong to other inputs.
+    `fit` refuses another. The precision has to be that of the `fit` the cache is for, which refuses another, so that
+    the cached loss equals the uncached one. Of a text it holds a logit for each word of the vocabulary at each word of
+    the targets, in the precision of the teacher's: gigabytes, soon. Raises `ValueError` when `batches` augments, or has
+    an `epoch` of its own, which may: the cached outputs would belong to other inputs.
     """
     if isinstance(batches, Batches) and _augments(batches):
         raise ValueError(
@@ -207,9 +243,10 @@ def cache_teacher(
     frozen = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
     where = devices.place(device)
     frozen.to(where)
-    with devices.autocast(devices.precision_for(precision, where), where):
+    precision = devices.precision_for(precision, where)
+    with devices.autocast(precision, where):
         if isinstance(batches, SentenceBatches):
-            return _cache_translator(frozen, batches.to(where), temperature=temperature)
+            return _cache_translator(frozen, batches.to(where), temperature=temperature, precision=precision)
         parts = [
             frozen(part.to(where), temperature=temperature)
             for part in torch.split(batches.inputs, batches.batch_size)
@@ -221,6 +258,7 @@ def cache_teacher(
         temperature=_averaged_at(frozen, temperature),
         teacher=digests.of_modules(*frozen.modules),
         inputs=_some(batches.inputs),
+        precision=precision,
     )
 
 
@@ -252,7 +290,7 @@ def _outside_the_heap(shape: tuple[int, int], *, like: Tensor) -> Tensor:
 
 
 def _cache_translator(
-    teacher: FrozenTeacher, batches: SentenceBatches, *, temperature: float
+    teacher: FrozenTeacher, batches: SentenceBatches, *, temperature: float, precision: str
 ) -> CachedTranslator:
     cached: CachedTranslator | None = None
     # In the batches of the first epoch: of similar length, and the same ones whenever the cache is made again.
@@ -267,6 +305,7 @@ def _cache_translator(
                 temperature=_averaged_at(teacher, temperature),
                 teacher=digests.of_modules(*teacher.modules),
                 text=batches.digest(),
+                precision=precision,
             )
         assert batch.mask is not None
         places = cached.places(_index(batch), width=found.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
@@ -14,6 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdrepro import files
+
+# What the archives of `torch.save` begin with.
+_ZIP = b"PK\x03\x04"
 
 
 def _replace(file: Path, write: Callable[[Path], None]) -> None:
@@ -58,19 +62,32 @@ def _without_numpy(value: Any) -> Any:
 def load_state(file: Path) -> dict[str, Any]:
     """Read what `save_state` wrote; nothing but data is unpickled (`weights_only=True`).
 
-    Raises `ValueError` naming the file when it is truncated or holds anything else.
+    Raises `ValueError` naming the file when it is truncated or holds anything else. To delete it is advised only where
+    `save_state` has written it.
     """
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder, expected the file of a checkpoint; name a file in it")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch goes on to advise reading the file without this protection.
         reason = f"{type(error).__name__}: {error}".partition(". ")[0]
-        raise ValueError(f"{file}: not a readable checkpoint ({reason}); delete it to start anew") from error
+        advice = "delete it to start anew" if _is_ours(file) else "name another file"
+        raise ValueError(f"{file}: not a readable checkpoint ({reason}); {advice}") from error
     if isinstance(state, dict):
         return state
-    raise ValueError(
-        f"{file}: got {type(state).__name__}, expected a training state; delete it to start anew"
-    )
+    raise ValueError(f"{file}: got {type(state).__name__}, expected a training state; name another file")
+
+
+def _is_ours(file: Path) -> bool:
+    """Say whether a file that cannot be read is the beginning of one that `save_state` has written."""
+    if not file.exists():
+        return False
+    with file.open("rb") as stream:
+        start = stream.read(400)
+    # The archive has the name of the part beside the file that it was written to. What ends before that may be nothing.
+    named = re.search(rb"\.[0-9a-f]{8}/data\.pkl", start) is not None
+    return start.startswith(_ZIP) and named if len(start) > 40 else _ZIP.startswith(start[:4])
 
 
 def save_weights(module: nn.Module, file: Path, *, metadata: Mapping[str, str]) -> None:
@@ -95,12 +112,15 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, metadata: Mapping
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote. Raises `ValueError` naming the file when it is truncated."""
+    """Read what `save_tensors` wrote. Raises `ValueError` naming the file when it is truncated or something else."""
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder, expected a safetensors file; name a file in it")
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except Exception as error:
         raise ValueError(
-            f"{file}: not a readable safetensors file ({error}); delete it to start anew"
+            f"{file}: not a readable safetensors file ({error}); name another file, or delete it if it was written by "
+            "this package"
         ) from error
     return tensors
 

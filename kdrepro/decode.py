@@ -27,7 +27,13 @@ class State(Protocol):
 
 
 class Translator(Protocol):
-    """What decoding asks of a model, an `nn.Module`: to read sentences once, and then to write word by word."""
+    """What decoding asks of a model, an `nn.Module`: to read sentences once, and then to write word by word.
+
+    Its words are numbered as `kdrepro.data.text.Vocabulary` does it: 0 is padding, 1 the start of a sentence, 2 its
+    end, 3 any word that is not in the vocabulary, and the words follow; those of the source may be others than those of
+    the target. A model that numbers them otherwise needs a wrapper that renumbers what comes in and the logits.
+    `source_words` is how many numbers the source has, these four included: a sentence may hold 3 to `source_words` − 1.
+    """
 
     source_words: int
 
@@ -60,13 +66,14 @@ def greedy(
 ) -> list[Hypothesis]:
     """Translate each sentence with the likeliest word after another, until `END` or `max_length` words.
 
-    `sources` hold the numbers of the words, without start and end; the translations come in their order. `max_length`
-    counts `END`. `PAD` and `START` are never written, as in the toolkit of Kim & Rush (2016), and their share of the
-    probability is not given to others. The model is moved to `device` (where it is, if None), runs in eval mode, and
-    its mode is put back; `torch.autocast` around the call is honoured. The same as `beam_search` of width 1.
+    `sources` hold the numbers of the words (see `Translator`), without start and end; the translations come in their
+    order. `max_length` counts `END`. `PAD` and `START` are never written, as in the toolkit of Kim & Rush (2016), and
+    their share of the probability is not given to others. The model is moved to `device` (where it is, if None), runs
+    in eval mode, and its mode is put back; `torch.autocast` around the call is honoured. The same as `beam_search` of
+    width 1.
 
-    Raises `TypeError` or `ValueError` for a model without `encode` and `step`, an empty sentence or a number that is
-    no word of the model, naming the sentence; `FloatingPointError` when the logits are NaN.
+    Raises `TypeError` or `ValueError` for a model without `encode`, `step` or `source_words`, an empty sentence or a
+    number that is no word of the model, naming the sentence; `FloatingPointError` when the logits are NaN.
     """
     checks.whole("max_length", max_length, least=1)
     translator = check_arguments(model, sources, device)
@@ -286,11 +293,12 @@ def check_arguments(model: object, sources: object, device: object) -> Translato
     """Return the model if it can translate and the sentences are lists of its words, or raise."""
     if device == "auto":
         raise ValueError("device: got 'auto', expected a device of torch's, or None: where the model is")
-    if not isinstance(model, nn.Module) or not all(
-        hasattr(model, name) for name in ("encode", "step", "source_words")
-    ):
+    needed = ("encode", "step", "source_words")
+    missing = [name for name in needed if not isinstance(model, nn.Module) or not hasattr(model, name)]
+    if missing:
         raise TypeError(
-            f"model: got {type(model).__name__}, expected a module with encode and step, such as LSTMSeq2Seq"
+            f"model: got {type(model).__name__} without {', '.join(missing)}, expected a module with encode, step and "
+            "source_words, such as LSTMSeq2Seq"
         )
     translator = cast(Translator, model)
     words = translator.source_words
@@ -304,7 +312,8 @@ def check_arguments(model: object, sources: object, device: object) -> Translato
         if min(source) < UNKNOWN or max(source) >= words:
             bad = next(each for each in source if not UNKNOWN <= each < words)
             raise ValueError(
-                f"sources: got {bad} in sentence {place}, expected numbers of words, {UNKNOWN} to {words - 1}"
+                f"sources: got {bad} in sentence {place}, expected numbers of words, {UNKNOWN} to {words - 1}, without "
+                f"padding ({PAD}), start ({START}) and end ({END})"
             )
     return translator
 

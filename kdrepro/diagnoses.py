@@ -130,7 +130,9 @@ def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
             yield error(
                 "targets_out_of_range",
                 f"targets: got values from {low} to {high}, expected class numbers from 0 to {classes - 1}",
-                "Count classes from 0, mask padding out, and compare the number of classes with the data's.",
+                "-100 marks padding: leave it out with mask=targets != -100."
+                if low == -100
+                else "Count classes from 0, mask padding out, and compare the number of classes with the data's.",
             )
         if logits.ndim == 3 and any(
             value.shape == targets.shape

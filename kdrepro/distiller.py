@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node
 
-from kdrepro import taps, tensor_checks
+from kdrepro import checks, objectives, taps, tensor_checks
 from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
 from kdrepro.types import Batch
 
@@ -52,14 +52,14 @@ class Distiller(nn.Module):
     `Taps` do: `student_taps={"stage1": "layer1"}`. The names in `state_dict()` are the same with taps and without.
     An ensemble cannot be tapped: no one member's features stand for the rest.
 
-    An objective whose weights depend on the epoch (`FitNetKD`, `JointFitNet` around it) has to be told of each:
-    `distiller.objective.start_epoch(epoch)`, counted from 0. `fit` does this, a loop of one's own must.
+    An objective whose weights depend on the epoch (`FitNetKD`, whatever is around it) has to be told of each:
+    `distiller.start_epoch(epoch)`, counted from 0. `fit` does this, a loop of one's own must.
 
     DistributedDataParallel waits for a gradient of everything that requires one: freeze what the objective does not
     reach, as the layers above the guided one in the stage of hints.
 
-    Raises `TypeError` for anything but modules, `ValueError` where student or objective share the teacher's weights,
-    for a tap that leads nowhere, or for taps on an ensemble or on no teacher.
+    Raises `TypeError` for anything but modules, or an objective in a network's place; `ValueError` where student or
+    objective share the teacher's weights, for a tap that leads nowhere, or for taps on an ensemble or on no teacher.
 
     >>> import torch
     >>> from kdrepro import HintonKD
@@ -81,9 +81,8 @@ class Distiller(nn.Module):
         student_taps: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        for name, module in {"student": student, "objective": objective}.items():
-            if not isinstance(module, nn.Module):
-                raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
+        objectives.check_network("student", student)
+        objectives.check_objective("objective", objective)
         self.student = student
         self.objective = objective
         if teacher is None and teacher_taps is not None:
@@ -107,7 +106,14 @@ class Distiller(nn.Module):
         `inputs` goes to both networks: a tensor as it is, a mapping as keyword arguments (as Hugging Face's
         models take them). `targets` (B,) or (B, L) may be left out where the objective does not look at them;
         `mask` is boolean and of their shape, True where a position counts.
+        Raises `TypeError` for inputs that are a tuple, a list or a `Batch`, naming the call that takes it apart.
         """
+        if isinstance(inputs, tuple | list | Batch):
+            parts = "batch.inputs, batch.targets, batch.mask" if isinstance(inputs, Batch) else "*batch"
+            raise TypeError(
+                f"inputs: got {type(inputs).__name__}, expected a tensor or a mapping of them; where it is a whole "
+                f"batch call distiller({parts})"
+            )
         student = run_module(self.student, inputs, side="student", tapped=self.student_taps)
         teacher = None
         if self.teacher is not None:
@@ -117,6 +123,10 @@ class Distiller(nn.Module):
         batch = Batch(cast(Tensor, inputs), cast(Tensor, targets), mask)
         terms = self.objective(student, teacher, batch)
         return Distilled(total(terms), dict(terms), student.logits, student.features)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the objective, and every part of it that asks, which epoch begins, counted from 0."""
+        objectives.tell_epoch(self.objective, checks.whole("epoch", epoch))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         if self.teacher is not None and recurse:

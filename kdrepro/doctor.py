@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrepro import diagnoses, taps
+from kdrepro import diagnoses, objectives, taps
 from kdrepro.diagnoses import Finding, error, warning
 from kdrepro.teacher import (
     FrozenTeacher,
@@ -39,8 +39,8 @@ def check(
     `format_findings` makes text of them.
 
     Both networks run in eval mode, without gradient. Modes, buffers, gradients and torch's random state are
-    afterwards what they were. Raises `TypeError` for arguments that are no modules or no batch, `ValueError` for taps
-    that lead nowhere.
+    afterwards what they were. Raises `TypeError` for arguments that are no modules or no batch, or an objective in a
+    network's place, `ValueError` for taps that lead nowhere.
 
     >>> teacher, student = nn.Linear(4, 10).eval().requires_grad_(False), nn.Linear(4, 8)
     >>> findings = check(teacher, student, (torch.randn(2, 4), torch.tensor([0, 7])))
@@ -48,9 +48,9 @@ def check(
     [('classes_differ', 'the teacher gives 10 classes, the student 8')]
     """
     members = members_of(teacher)
-    for name, module in {"student": student, "objective": objective}.items():
-        if not isinstance(module, nn.Module) and not (name == "objective" and module is None):
-            raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
+    objectives.check_network("student", student)
+    if objective is not None:
+        objectives.check_objective("objective", objective)
     batch = _as_batch(batch)
     tapped = () if student_taps is None else taps.checked(student, student_taps, argument="student_taps")
     findings = list(_modes(members, student))

@@ -20,12 +20,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from kdrepro import checks, devices, digests, progressing
-from kdrepro.caching import CachedTeacher, CachedTranslator
+from kdrepro.caching import CachedTeacher, CachedTranslator, check_asked_for
 from kdrepro.members import Member, Trainee, check_apart, share_of
 from kdrepro.replays import Replay
 from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
-from kdrepro.trials import Ask
+from kdrepro.trials import Ask, check_batches, located
 from kdrepro.types import Batch, Outputs, TrainingData
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
@@ -114,8 +114,9 @@ def fit(
 
     `optimizer` is called with the parameters of student and objective; `schedule`, called with the optimiser, steps
     once a batch. `gradient_clip` bounds the norm of the gradient; `after_step` is called with the student after each
-    step (weight constraints). An objective whose weights depend on the epoch has a method `start_epoch(epoch)`, which
-    is called before each, counted from 0 (with a checkpoint, once with 0 before it is looked at). `validate` is called
+    step (weight constraints). An objective whose weights depend on the epoch, or a part of it, has a method
+    `start_epoch(epoch)`, which is called before each, counted from 0 (with a checkpoint, once with 0 before it is
+    looked at), and twice where what is around it passes it on. `validate` is called
     with the student in eval mode after each epoch and returns a number, less is better: the weights of the best epoch
     are kept, and with `patience` training stops after that many epochs without a better one. The teacher runs in eval
     mode and without gradient, and is bitwise unchanged afterwards.
@@ -139,8 +140,10 @@ def fit(
     recorded, but what `start_epoch` sets is recorded anew in each epoch. Elsewhere, and under `accelerate launch`, it
     does nothing.
 
-    Raises `ValueError` or `TypeError`, naming the argument, before training starts; `FloatingPointError` with the step,
-    the terms and the side that is not finite; `RuntimeError`, in the first epoch, for what `cuda_graphs` cannot record.
+    Raises `ValueError` or `TypeError`, naming the argument, before training starts, also for a batch of any epoch in
+    which `mask` counts nothing (of batches in an order of their own this is found when they come); `FloatingPointError`
+    with the step, the terms and the side that is not finite; `RuntimeError`, in the first epoch, for what `cuda_graphs`
+    cannot record. An error in an epoch has a note that says in which batch.
     """
     member = Member(
         student=student,
@@ -224,10 +227,7 @@ def _fit_cohort(
     cuda_graphs: bool,
 ) -> list[History]:
     data = batches.to(run.device)
-    if (data.examples % data.batch_size or data.batch_size) < run.num_processes:
-        raise ValueError(
-            f"batch_size: its last batch has fewer examples than the {run.num_processes} processes"
-        )
+    check_batches(data, epochs=epochs, processes=run.num_processes)
     if isinstance(teacher, CachedTeacher | CachedTranslator):
         teacher.check_fits(data)
     elif teacher is not None:
@@ -286,10 +286,11 @@ def _epoch(
         trainee.start_epoch()
     since_look = 0
     for number, whole_batch in enumerate(data.epoch(epoch)):
-        batch, share = share_of(whole_batch, run)
-        taught = ask(batch) if ask else None
-        for trainee in active:
-            trainee.learn(batch, taught, share=share, alone=len(active) == 1)
+        with located(epoch, number):
+            batch, share = share_of(whole_batch, run)
+            taught = ask(batch) if ask else None
+            for trainee in active:
+                trainee.learn(batch, taught, share=share, alone=len(active) == 1)
         since_look += 1
         if since_look == _LOOK_EVERY or number == len(data) - 1:
             for trainee in active:
@@ -307,14 +308,8 @@ def _teacher_outputs(
     if teacher is None:
         return None
     if isinstance(teacher, CachedTeacher | CachedTranslator):
-        if teacher.temperature is not None and (temperatures := _temperatures(members)) != {
-            teacher.temperature
-        }:
-            raise ValueError(
-                f"teacher: got an ensemble's outputs cached at temperature {teacher.temperature:g}, expected "
-                f"{', '.join(f'{each:g}' for each in sorted(temperatures))}, the objective's: its classes are averaged "
-                "at it"
-            )
+        temperatures = _temperatures(members) if teacher.temperature is not None else set()
+        check_asked_for(teacher, temperatures=temperatures, precision=precision)
         return teacher.to(device).look_up
     frozen = teacher.to(device)
     several = len(frozen.modules) > 1

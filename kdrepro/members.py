@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdrepro import checks, devices
+from kdrepro import checks, devices, objectives
 from kdrepro.replays import Replay, copied
 from kdrepro.resume import History, State, Step, signature
 from kdrepro.trials import Ask, look, try_one
@@ -39,9 +39,8 @@ class Member:
     label: str = ""
 
     def __post_init__(self) -> None:
-        for name, module in (("student", self.student), ("objective", self.objective)):
-            if not isinstance(module, nn.Module):
-                raise TypeError(f"{name}: got {type(module).__name__}, expected an nn.Module")
+        objectives.check_network("student", self.student)
+        objectives.check_objective("objective", self.objective)
         if isinstance(self.optimizer, Optimizer) or not callable(self.optimizer):
             raise TypeError(
                 f"optimizer: got {type(self.optimizer).__name__}, expected a callable that makes one of parameters, "
@@ -133,7 +132,7 @@ class Trainee:
         self.wrapped = self.run.prepare(self.step)
         if self.member.checkpoint:
             # One that has trained already has, for the signature, the settings it began with.
-            self._tell_epoch(0)
+            objectives.tell_epoch(self.member.objective, 0)
         self.state = State(
             self.step,
             self.optimizer,
@@ -165,19 +164,14 @@ class Trainee:
         seed = (self.data.seed << 20) + (self.history.epochs << 4) + self.run.process_index + 1
         devices.seed(seed, self.run.device)
         self.wrapped.train()
-        self._tell_epoch(self.history.epochs)
+        objectives.tell_epoch(self.member.objective, self.history.epochs)
         self.random = devices.random_state(self.run.device)
-        if self.replay is not None and hasattr(self.member.objective, "start_epoch"):
+        if self.replay is not None and objectives.depends_on_epoch(self.member.objective):
             # A weight that depends on the epoch is a number of Python's.
             self.replay.forget()
         self.sums: dict[str, Tensor] = {}
         self.recent: list[dict[str, Tensor]] = []
         self.seconds = 0.0
-
-    def _tell_epoch(self, epoch: int) -> None:
-        start = getattr(self.member.objective, "start_epoch", None)
-        if start is not None:
-            start(epoch)
 
     def _passes(self, batch: Batch, taught: Outputs | None) -> Passes:
         """The passes forward and backward."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kdrepro import tensor_checks
+from kdrepro import checks, tensor_checks
 from kdrepro.types import at_least_float32
 
 
@@ -35,8 +35,9 @@ def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> flo
     """Return the expected calibration error, in [0, 1]: (N, K), (N,).
 
     Σ_b (n_b / N) |accuracy_b − confidence_b| over `bins` bins of equal width of the largest probability (Guo et al.
-    2017, On calibration of modern neural networks, section 2; 15 bins as there).
+    2017, On calibration of modern neural networks, section 2; 15 bins as there). Raises `ValueError` for no bin.
     """
+    bins = checks.whole("bins", bins, least=1)
     confidence, predicted = _checked(logits, targets).softmax(dim=-1).max(dim=-1)
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1
     # On the CPU: not every device has double precision.

@@ -188,7 +188,11 @@ class State:
         if self.file is None or not self.file.exists():
             return History()
         state = load_state(self.file)
-        found = state.get("signature", {})
+        if not isinstance(found := state.get("signature"), dict):
+            there = ", ".join(map(str, [*state][:3])) or "nothing"
+            raise ValueError(
+                f"checkpoint: {self.file} holds no training of fit's ({there}); name another file"
+            )
         other = [
             f"{name} {found.get(name)!r}, here {value!r}"
             for name, value in self.signature.items()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kdrepro import checks, taps, tensor_checks
+from kdrepro import checks, objectives, taps, tensor_checks
 from kdrepro.types import Outputs, as_outputs, at_least_float32
 
 
@@ -57,12 +57,12 @@ def members_of(teacher: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...
     """The networks of a teacher: itself, or those of a list, a tuple or an `nn.ModuleList`."""
     # A ModuleList is a module, but not one that can be called: its members are meant.
     if isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList):
+        objectives.check_network("teacher", teacher)
         return (teacher,)
     if not isinstance(teacher, list | tuple | nn.ModuleList):
         raise TypeError(f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them")
     for position, member in enumerate(teacher):
-        if not isinstance(member, nn.Module):
-            raise TypeError(f"teacher[{position}]: got {type(member).__name__}, expected an nn.Module")
+        objectives.check_network(f"teacher[{position}]", member)
     if not len(teacher):
         raise ValueError("teacher: got an empty list, expected at least one nn.Module")
     if len({id(member) for member in teacher}) < len(teacher):

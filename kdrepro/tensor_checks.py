@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from kdrepro.tracing import at_hand
+
 
 def logits(name: str, value: object) -> Tensor:
     """Return `value`, or raise if it is not a floating-point tensor (*batch, K) with something in it."""
@@ -60,6 +62,15 @@ def classes_in_the_middle(targets: Sequence[int], logits: Sequence[int]) -> str:
     return "; where the classes are in dimension 1, move them to the end: logits.movedim(1, -1)"
 
 
+def padding_in_them(least: int) -> str:
+    """What to add to an error about targets of which the least is -100, as torch and others mark padding.
+
+    >>> padding_in_them(-100)
+    '; where -100 is padding, leave it out: mask=targets != -100'
+    """
+    return "; where -100 is padding, leave it out: mask=targets != -100" if least == -100 else ""
+
+
 def integer_targets(
     targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
 ) -> Tensor:
@@ -79,6 +90,22 @@ def integer_targets(
     return targets
 
 
+def targets_agree(targets: object, logits: Tensor) -> None:
+    """Raise `ValueError` where targets that nobody reads contradict the logits: not one of them per logit vector.
+
+    Only shapes are looked at. What is no tensor says nothing, and neither do numbers that are no classes (mixed labels,
+    a regression's), unless they are one for each point of a picture whose classes are in dimension 1.
+    """
+    if not isinstance(targets, Tensor) or targets.shape == logits.shape[:-1]:
+        return
+    hint = classes_in_the_middle(targets.shape, logits.shape)
+    if targets.is_floating_point() and not hint:
+        return
+    raise ValueError(
+        f"targets: got shape {tuple(targets.shape)}, expected {tuple(logits.shape[:-1])}, one per logit vector{hint}"
+    )
+
+
 def class_targets(
     targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
 ) -> Tensor:
@@ -87,9 +114,22 @@ def class_targets(
     if targets.numel():
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= classes:
-            expected = f"class numbers from 0 to {classes - 1}"
-            raise ValueError(f"targets: got values from {low} to {high}, expected {expected}")
+            raise ValueError(
+                f"targets: got values from {low} to {high}, expected class numbers from 0 to {classes - 1}"
+                f"{padding_in_them(low)}"
+            )
     return targets
+
+
+def class_targets_at_hand(
+    targets: object, *, classes: int, leading: torch.Size | tuple[int, ...] | None = None
+) -> Tensor:
+    """Return what `class_targets` does, but look at the values only where that waits for nothing (`at_hand`).
+
+    Elsewhere `fit` has looked beforehand, and torch stops at a class that there is not.
+    """
+    checked = integer_targets(targets, classes=classes, leading=leading)
+    return class_targets(checked, classes=classes) if at_hand(checked) else checked
 
 
 def terms(value: object) -> dict[str, Tensor]:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from kdrepro.data.batches import Batches
 from kdrepro.resume import Step
 from kdrepro.teacher import run_module, untouched
 from kdrepro.types import Batch, Outputs, TrainingData
 
 Ask = Callable[[Batch], Outputs]
+
+
+def check_batches(data: TrainingData, *, epochs: int, processes: int) -> None:
+    """Raise `ValueError` where a batch has nothing for one of the processes: no example, or none that counts."""
+    if (data.examples % data.batch_size or data.batch_size) < processes:
+        raise ValueError(f"batch_size: its last batch has fewer examples than the {processes} processes")
+    if isinstance(data, Batches):
+        data.check_counted(epochs, processes=processes)
+
+
+@contextmanager
+def located(epoch: int, number: int) -> Iterator[None]:
+    """Note on an error which batch it was in."""
+    try:
+        yield
+    except Exception as problem:
+        # Python 3.10 has no notes.
+        if hasattr(problem, "add_note"):
+            problem.add_note(f"in batch {number} of epoch {epoch}, both counted from 0")
+        raise
 
 
 @torch.no_grad()
@@ -71,7 +93,9 @@ def look(
     bad = number - len(recent) + 1 + position
     batch = next(batch for place, batch in enumerate(data.epoch(epoch)) if place == bad)
     side = "the student's weights are no longer finite"
-    if ask is not None and not bool(ask(batch).logits.isfinite().all()):
+    if batch.mask is not None and not bool(batch.mask.any()):
+        side = "its mask is False everywhere, so nothing of the batch counts"
+    elif ask is not None and not bool(ask(batch).logits.isfinite().all()):
         side = "the teacher's logits are not finite on this batch"
     elif all(bool(parameter.isfinite().all()) for parameter in step.parameters()):
         side = "the student's logits overflowed"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
+
+from kdrepro.tracing import at_hand
 
 # The first words of every vocabulary, by number: padding, the start and the end of a sentence, and any word not in it.
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
@@ -118,16 +120,21 @@ class TrainingData(Protocol):
 
 
 def as_outputs(value: Any, *, side: str = "model") -> Outputs:
-    """Take what a module returned as `Outputs`: a tensor of logits, `Outputs`, or an object with `.logits`.
+    """Take what a module returned as `Outputs`: a tensor of logits, `Outputs`, or what has `.logits` or `["logits"]`.
 
-    Raises `TypeError` naming the `side` (student or teacher) for anything else, `ValueError` for logits without a batch
-    or of one class.
+    Raises `TypeError` naming the `side` (student or teacher) for anything else, with the three lines that pick the
+    logits out, `ValueError` for logits without a batch or of one class.
     """
     logits = value if isinstance(value, Tensor) else getattr(value, "logits", None)
+    if logits is None and isinstance(value, Mapping):
+        logits = value.get("logits")
     if not isinstance(logits, Tensor):
         raise TypeError(
-            f"{side}: its forward returned {type(value).__name__}, expected a tensor of logits, "
-            "kdrepro.Outputs, or an object with a tensor `.logits`"
+            f"{side}: its forward returned {type(value).__name__}, expected a tensor of logits, kdrepro.Outputs, or "
+            f"something with a tensor as `.logits` or `['logits']`; Logits({side}) picks them out:\n\n"
+            "    class Logits(torch.nn.Sequential):\n"
+            "        def forward(self, *args, **kwargs):\n"
+            f"            return self[0](*args, **kwargs){_where_logits_may_be(value)}"
         )
     if logits.ndim < 2 or logits.shape[-1] == 1:
         raise ValueError(
@@ -135,6 +142,16 @@ def as_outputs(value: Any, *, side: str = "model") -> Outputs:
             "least; a single logit z for two classes is torch.stack([torch.zeros_like(z), z], dim=-1)"
         )
     return value if isinstance(value, Outputs) else Outputs(logits)
+
+
+def _where_logits_may_be(value: object) -> str:
+    """How to get at the first tensor of what a module returned, as code; `.logits` where there is none to be seen."""
+    pairs: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        pairs = value.items()
+    elif isinstance(value, tuple | list):
+        pairs = enumerate(value)
+    return next((f"[{key!r}]" for key, each in pairs if isinstance(each, Tensor)), ".logits")
 
 
 def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:
@@ -148,7 +165,7 @@ def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:
 
 def _without(values: Tensor, left_out: Tensor) -> Tensor:
     """Put 0 at some positions: (*positions, ...), (*positions) → (*positions, ...)."""
-    if values.device.type != "cpu":
+    if not at_hand(values, left_out):
         spread = left_out.reshape(*left_out.shape, *[1] * (values.ndim - left_out.ndim))
         return values.masked_fill(spread, 0)
     # By their numbers: on a CPU, to spread a mask over thousands of words takes longer than their loss does.

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from kdrepro import AttentionTransfer, HintonKD, cache_teacher, fit
 from kdrepro.caching import CachedTeacher
+from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Jitter
 from kdrepro.engine import fit_cohort
 from kdrepro.members import Member
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.types import Batch, Outputs
+
+KD = HintonKD(temperature=4.0, soft_weight=0.5)
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
@@ -191,3 +194,39 @@ def test_a_feature_that_was_not_cached_is_named():
     (part, *_) = batches().epoch(0)
     with pytest.raises(ValueError, match="map"):
         objective(student, plain.look_up(part), part)
+
+
+@pytest.mark.parametrize(("asked", "trained"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_outputs_in_another_precision_than_fit_runs_in_are_refused_from_a_file_too(asked, trained, tmp_path):
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.1), "epochs": 1, "device": "cpu"}
+    found = cached(net(0), precision=asked)
+    assert found.precision == asked
+    found.save(tmp_path / "cached.safetensors")
+    for each in (found, found.to("cpu"), CachedTeacher.load(tmp_path / "cached.safetensors")):
+        says = (
+            rf"teacher: got outputs cached in {asked}, expected {trained}, in which fit runs: .*'{trained}'"
+        )
+        with pytest.raises(ValueError, match=says):
+            fit(net(2), KD, batches(), teacher=each, precision=trained, **options)
+        fit(net(2), KD, batches(), teacher=each, precision=asked, **options)
+
+
+@pytest.mark.parametrize(("precision", "said"), [("fp32", ""), ("bf16", "bf16")])
+def test_a_file_from_before_precisions_were_noted_says_what_its_numbers_tell(precision, said, tmp_path):
+    file = tmp_path / "cached.safetensors"
+    cached(net(0), precision=precision).save(file)
+    tensors = load_tensors(file)
+    del tensors["precision"]
+    save_tensors(tensors, file, metadata={})
+    assert CachedTeacher.load(file).precision == said
+
+
+def test_outputs_of_ones_own_are_taken_in_any_precision(tmp_path):
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.1), "epochs": 1, "device": "cpu"}
+    own = CachedTeacher(cached(net(0)).logits.bfloat16())
+    own.save(tmp_path / "own.safetensors")
+    for each in (own, CachedTeacher.load(tmp_path / "own.safetensors")):
+        for precision in ("fp32", "bf16"):
+            fit(net(2), KD, batches(), teacher=each, precision=precision, **options)
+    with pytest.raises(ValueError, match="precision: got 'fp16', expected one of fp32, bf16"):
+        CachedTeacher(own.logits, precision="fp16")

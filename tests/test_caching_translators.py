@@ -154,3 +154,19 @@ def test_sources_of_other_words_are_another_text_too():
     swapped = [*SOURCES[1:2], *SOURCES[:1], *SOURCES[2:]]
     with pytest.raises(ValueError, match="cached outputs of another text, as many words long"):
         kept.check_fits(sentences(sources=swapped))
+
+
+def test_a_translators_outputs_in_another_precision_are_refused_too():
+    kept = cache_teacher(translator(0), sentences(), device="cpu", precision="bf16")
+    with pytest.raises(
+        ValueError, match="teacher: got outputs cached in bf16, expected fp32, in which fit runs"
+    ):
+        fit(
+            translator(1),
+            WordLevelKD(),
+            sentences(),
+            teacher=kept,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+            epochs=1,
+            **SETTINGS,
+        )

@@ -12,7 +12,7 @@ from small_networks import network, snapshot
 from torch import nn
 
 from kdrepro import checkpoints
-from kdrepro.checkpoints import load_state, load_weights, save_state, save_weights
+from kdrepro.checkpoints import load_state, load_tensors, load_weights, save_state, save_weights
 
 STATE = {"epochs": 3, "weights": {"a": torch.arange(4.0)}, "curves": [1.0, float("inf")], "best": None}
 
@@ -143,6 +143,37 @@ def test_a_file_that_holds_something_else_is_refused_by_name(content, tmp_path):
     expected = f"state.pt: got {type(content).__name__}, expected a training state"
     with pytest.raises(ValueError, match=expected):
         load_state(tmp_path / "state.pt")
+
+
+def test_a_file_of_somebody_elses_is_never_to_be_deleted(tmp_path):
+    """Neither one that torch wrote itself nor one that is no archive; of what is ours the beginning will do."""
+    file, theirs = tmp_path / "state.pt", tmp_path / "theirs.pt"
+    torch.save({"weights": torch.zeros(100)}, theirs)
+    save_state(STATE, file)
+    ours = file.read_bytes()
+    for content in (b"PK\x03\x04 and so on" * 30, b"a text", theirs.read_bytes()[:300], b"PX", ours[1:300]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"state.pt: not a readable checkpoint .*; name another file$"):
+            load_state(file)
+        assert file.read_bytes() == content
+    for content in (b"", ours[:3], ours[:40], ours[:300], ours[:-1]):
+        file.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"state.pt: not a readable checkpoint .*; delete it to start anew$"
+        ):
+            load_state(file)
+
+
+def test_a_folder_is_no_state_and_no_tensors(tmp_path):
+    for load in (load_state, load_tensors):
+        with pytest.raises(ValueError, match=r"is a folder, expected .*; name a file in it"):
+            load(tmp_path)
+
+
+def test_tensors_that_are_a_text_are_not_to_be_deleted(tmp_path):
+    (tmp_path / "text").write_text("a text")
+    with pytest.raises(ValueError, match=r"text: not a readable safetensors file .*; name another file, or"):
+        load_tensors(tmp_path / "text")
 
 
 def test_a_missing_state_is_named(tmp_path):

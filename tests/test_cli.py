@@ -127,6 +127,29 @@ def test_claims_prints_a_verdict_for_each() -> None:
     assert "out of reach" in printed
 
 
+@pytest.mark.parametrize("words", [["hinton2015"], ["--paper", "hinton2015"], ["hinton2015"] * 2])
+def test_claims_takes_a_paper_with_or_without_its_option(words) -> None:
+    words = [words[0], "--paper", words[1]] if len({*words}) == 1 < len(words) else words
+    printed = said("claims", *words)
+    assert "\nhinton2015: " in printed
+    assert "\nromero2015: " not in printed
+
+
+def test_claims_says_by_which_rows_it_judges_and_how_to_judge_by_ones_own(runs_folder) -> None:
+    assert f"recorded rows. By yours alone: kdrepro claims --ledger {runs_folder}\n" in said(
+        "claims", "kim2016"
+    )
+    Ledger(runs_folder).write(make_row("teacher", 0))
+    printed = said("claims", "hinton2015", "--ledger", str(runs_folder))
+    assert f"Judged by the rows of {runs_folder} alone." in printed
+    assert "reproduced" not in printed
+
+
+def test_the_help_of_table_lists_the_recipes() -> None:
+    printed = " ".join(said("table", "--help").replace("│", " ").split())
+    assert f"rows to show: {', '.join(recipes.names())}." in printed
+
+
 def test_table_shows_every_arm(runs_folder) -> None:
     printed = said("table", "--metrics", "test_errors")
     assert "soft_targets_T20" in printed

@@ -65,6 +65,13 @@ def test_targets_and_masks_that_do_not_go_with_the_logits(targets, mask, code, m
     assert message in only(check(right_teacher(), network(1), (INPUTS, targets, mask)), code).message
 
 
+@pytest.mark.parametrize(("number", "advised"), [(-100, True), (-101, False), (5, False)])
+def test_padding_that_is_not_masked_is_told_how_to_be(number, advised):
+    targets = TARGETS.masked_fill(torch.arange(64) % 8 == 0, number)
+    advice = only(check(right_teacher(), network(1), (INPUTS, targets)), "targets_out_of_range").advice
+    assert ("mask=targets != -100" in advice) == advised
+
+
 def test_padding_that_is_masked_may_be_any_number():
     mask = torch.arange(64) % 8 != 0
     objective = HintonKD(temperature=4.0, soft_weight=0.9)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from kdrepro import Supervised, cache_teacher
+from kdrepro import Batches, Supervised, cache_teacher, hard_target_loss
 from kdrepro.caching import CachedTeacher
 
 # What it refuses, and where it breaks.
@@ -147,6 +147,10 @@ def test_a_student_that_diverges_is_named_with_the_first_step_that_was_not_finit
         ),
         ({"batches": batches(targets=torch.full((50,), 5))}, "targets: got values from 5 to 5"),
         (
+            {"batches": batches(mask=torch.arange(50) < 20, batch_size=1)},
+            r"mask: got False for all of batch \d",
+        ),
+        (
             {"teacher": NaNOn(batches().inputs[0, 0].item())},
             "teacher: its logits on the first examples are not finite",
         ),
@@ -159,6 +163,42 @@ def test_what_cannot_work_fails_before_the_first_step(changes, says, tmp_path):
         train(student, checkpoint=tmp_path / "state.pt", checkpoint_seconds=0, **changes)
     assert snapshot(student)["bytes"] == before
     assert list(tmp_path.iterdir()) == []
+
+
+class OwnOrder(Batches):
+    """Of which nobody knows beforehand what comes."""
+
+    def epoch(self, number):
+        yield from super().epoch(number)
+
+
+def test_a_batch_of_which_nothing_counts_is_named_when_it_comes_where_that_was_not_to_be_known():
+    counts = torch.zeros(50, dtype=torch.bool)
+    (first, *_) = batches().epoch(0)
+    counts[first.index] = True
+    inputs, targets = batch(50)
+    with pytest.raises(ValueError, match="mask: got False everywhere") as caught:
+        train(network(1), batches=OwnOrder(inputs, targets, batch_size=16, seed=3, mask=counts))
+    assert getattr(caught.value, "__notes__", []) in ([], ["in batch 1 of epoch 0, both counted from 0"])
+    assert sys.version_info < (3, 11) or caught.value.__notes__
+
+
+class MeanWhere(nn.Module):
+    """Counts as on a GPU, where nobody looks whether anything does."""
+
+    def forward(self, student, teacher, batch):
+        mask = torch.ones_like(batch.targets, dtype=torch.bool) if batch.mask is None else batch.mask
+        values = hard_target_loss(student.logits, batch.counted_targets)
+        return {"hard": torch.where(mask, values, 0.0).sum() / mask.sum()}
+
+
+def test_a_mean_over_nothing_is_no_mistake_of_the_students():
+    inputs, targets = batch(50)
+    data = OwnOrder(inputs, targets, batch_size=16, seed=3, mask=torch.zeros(50, dtype=torch.bool))
+    with pytest.raises(
+        FloatingPointError, match=r"batch 0.*mask is False everywhere, so nothing of the batch"
+    ):
+        train(network(1), objective=MeanWhere(), batches=data)
 
 
 # How far it has come.

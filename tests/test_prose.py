@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from project_files import ROOT
 
+import kdrepro
+
 PAGE = (ROOT / "book" / "importing.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -51,6 +53,30 @@ def test_every_output_belongs_to_code() -> None:
 def test_a_wrong_output_would_be_noticed() -> None:
     ((_, printed, shown),) = run_blocks([("python", "print(1 + 1)\n"), ("text", "3\n")])
     assert not doctest.OutputChecker().check_output(shown, printed, FLAGS)
+
+
+def anchors(page: str) -> set[str]:
+    """What the headings of a page are called in a link."""
+    headings = re.findall(
+        r"^#{1,3} (.*)$", re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE), re.M
+    )
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_every_public_name_is_listed_once_and_leads_to_where_it_is_shown() -> None:
+    rows = re.findall(r"^\| (`.*?`) \| (.*?) \| \[.*?\]\((.*?)\) \|$", PAGE, flags=re.MULTILINE)
+    names = [name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(names) == [name for name in kdrepro.__all__ if name != "__version__"]
+    for cell, what, link in rows:
+        assert what, cell
+        if link.startswith("#"):
+            assert link[1:] in anchors(PAGE)
+            # Below that heading, and before the next of its kind.
+            sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+            (section,) = (each for each in sections if anchors(f"## {each}") & {link[1:]})
+            assert any(re.search(rf"\b{name}\b", section) for name in re.findall(r"`(\w+)`", cell)), cell
+        else:
+            assert (ROOT / "book" / link).resolve().is_file(), link
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "book").glob("*.md")), ids=lambda page: page.stem)

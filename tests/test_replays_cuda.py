@@ -63,7 +63,7 @@ def test_an_objective_that_changes_from_epoch_to_epoch_gives_the_same_numbers():
     def made(graphs):
         student, data = network(1), batches(150)
         objective = FitNetKD(temperature=3.0, soft_weight=4.0, final_soft_weight=1.0, decay_epochs=2)
-        taught = cache_teacher(FrozenTeacher(network(0)), data, device="cuda")
+        taught = cache_teacher(FrozenTeacher(network(0)), data, device="cuda", precision="fp32")
         history = train(
             student, objective=objective, teacher=taught, device="cuda", batches=data, cuda_graphs=graphs
         )

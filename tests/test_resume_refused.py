@@ -129,6 +129,17 @@ def test_a_checkpoint_from_before_these_were_noted_is_taken(tmp_path):
         train(file, seed=8)
 
 
+@pytest.mark.parametrize(("content", "says"), [({"weight": torch.zeros(2)}, "weight"), ({}, "nothing")])
+def test_weights_that_somebody_saved_are_no_checkpoint_and_are_kept(content, says, tmp_path):
+    file = tmp_path / "state.pt"
+    torch.save(content, file)
+    before = file.read_bytes()
+    says = rf"checkpoint: .*state.pt holds no training of fit's \({says}\); name another file$"
+    with pytest.raises(ValueError, match=says):
+        train(file)
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize("kept", [0, 1, 0.5, 0.999])
 def test_a_truncated_checkpoint_is_refused_by_name(kept, tmp_path):
     file = tmp_path / "state.pt"

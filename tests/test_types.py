@@ -1,5 +1,6 @@
 """What passes between the parts."""
 
+import textwrap
 from types import SimpleNamespace
 
 import pytest
@@ -29,17 +30,38 @@ def test_outputs_pass_as_they_are_with_their_features():
 
 
 @pytest.mark.parametrize(
-    "value", [LOGITS, SimpleNamespace(logits=LOGITS, loss=None)], ids=["tensor", "with_logits"]
+    "value",
+    [LOGITS, SimpleNamespace(logits=LOGITS, loss=None), {"loss": None, "logits": LOGITS}],
+    ids=["tensor", "with_logits", "mapping"],
 )
-def test_a_tensor_and_an_object_with_logits_are_taken(value):
+def test_a_tensor_and_what_has_logits_are_taken(value):
     assert as_outputs(value).logits is LOGITS
     assert as_outputs(value).features == {}
 
 
-@pytest.mark.parametrize("value", [None, (LOGITS, LOGITS), {"logits": LOGITS}, SimpleNamespace(logits=None)])
+@pytest.mark.parametrize(
+    "value", [None, (LOGITS, LOGITS), {"out": LOGITS}, {"logits": [1.0]}, SimpleNamespace(logits=None)]
+)
 def test_anything_else_is_refused_and_the_side_named(value):
     with pytest.raises(TypeError, match=r"^teacher: its forward returned .*expected a tensor of logits"):
         as_outputs(value, side="teacher")
+
+
+@pytest.mark.parametrize(
+    "value", [(LOGITS, None), [None, LOGITS], {"out": LOGITS}, {"aux": None, 3: LOGITS}], ids=repr
+)
+def test_the_wrapper_that_the_error_shows_picks_the_logits_out(value):
+    class Net(nn.Module):
+        def forward(self, inputs, *, scale):
+            return value
+
+    with pytest.raises(TypeError) as caught:
+        as_outputs(value, side="student")
+    _, _, code = str(caught.value).partition("\n\n")
+    assert len(code.splitlines()) == 3
+    space: dict = {"torch": torch}
+    exec(textwrap.dedent(code), space)
+    assert as_outputs(space["Logits"](Net())(LOGITS, scale=1)).logits is LOGITS
 
 
 def test_each_outputs_has_features_of_its_own():

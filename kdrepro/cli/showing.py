@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kdrepro import checks
-from kdrepro.cli.options import Folder, Protocol
+from kdrepro.cli.options import RECIPES, Folder, Protocol
 from kdrepro.ledger import RESULTS, Ledger, recorded, user_folder
 from kdrepro.protocols import EVIDENCE, PROTOCOLS
 
@@ -25,13 +25,24 @@ _KNOWN_BY = (
 
 
 def claims(
-    paper: Annotated[str | None, typer.Option(help="Only this paper, such as hinton2015.")] = None,
+    paper: Annotated[
+        str | None,
+        typer.Argument(help="Only this paper, such as hinton2015; default: all.", show_default=False),
+    ] = None,
+    also: Annotated[str | None, typer.Option("--paper", help="The same, as an option.")] = None,
     ledger: Folder = None,
 ) -> None:
-    """Print every claim with its verdict and the numbers behind it."""
+    """Print every claim with its verdict and the numbers behind it.
+
+    Judged by the recorded rows; with --ledger by those of a folder alone.
+    Your own are in ./runs, or in $KDREPRO_RUNS.
+    """
     from kdrepro import verdicts
     from kdrepro.claims import papers
 
+    if None not in (paper, also) and paper != also:
+        raise ValueError(f"paper: got {paper!r} and --paper {also}, expected one of them")
+    paper = also if paper is None else paper
     rows = Ledger(ledger) if ledger else recorded()
     if paper is not None:
         checks.choice("paper", paper, [each.key for each in papers()])
@@ -44,11 +55,15 @@ def claims(
                 own = " (ours)" if judged.claim.ours else ""
                 typer.secho(f"  {judged.claim.id:<5} {judged.verdict:<16}", bold=True, nl=False)
                 typer.echo(f"{judged.claim.statement}{own}\n        {judged.detail}")
+    if ledger is None:
+        typer.echo(f"\nJudged by the recorded rows. By yours alone: kdrepro claims --ledger {user_folder()}")
+    else:
+        typer.echo(f"\nJudged by the rows of {ledger} alone.")
     _report(rows)
 
 
 def table(
-    recipe: Annotated[str, typer.Argument(help="The recipe whose rows to show.")] = "hinton_kd",
+    recipe: Annotated[str, typer.Argument(help=f"The recipe whose rows to show: {RECIPES}.")] = "hinton_kd",
     protocol: Protocol = "paper",
     metrics: Annotated[
         str | None,

@@ -97,7 +97,7 @@ class Batches:
     Order and augmentation are a function of (`seed`, epoch, batch) alone: two runs with one seed see the same batches,
     a run resumed at an epoch sees what it would have seen, and so does a second student of the same teacher.
 
-    Shapes: `inputs` (N, ...), `targets` (N,) or (N, L), and a boolean `mask` as `targets` or (N,), of what counts. The
+    Shapes: `inputs` (N, ...), `targets` (N,) or (N, L), and a boolean `mask` as `targets`, True where one counts. The
     last batch holds the rest, so every example is seen once an epoch.
     Raises `TypeError` for inputs or targets that are no tensors, or a `batch_size` or `seed` that is no whole number;
     `ValueError` for an empty data set, lengths that differ, inputs that are not finite, another mask, a `batch_size`
@@ -127,12 +127,13 @@ class Batches:
             raise ValueError(
                 f"inputs: got NaN or infinity in {bad} of {len(inputs)} examples, expected finite numbers"
             )
-        if mask is not None and (
-            mask.dtype != torch.bool or mask.shape not in (targets.shape, targets.shape[:1])
-        ):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != targets.shape):
+            spread = targets.ndim > 1 and mask.shape == targets.shape[:1]
+            places = ", None" * (targets.ndim - 1)
             raise ValueError(
-                f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool, one for each target or "
-                "example"
+                f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {tuple(targets.shape)}, "
+                "one for each target"
+                + (f"; mask[:{places}].expand_as(targets) leaves out whole examples" if spread else "")
             )
         self.inputs, self.targets, self.mask = inputs, targets, mask
         self.batch_size = checks.whole("batch_size", batch_size, least=1)
@@ -161,6 +162,30 @@ class Batches:
             Batch(self.inputs, self.targets, self.mask).counted_targets, classes=classes
         )
 
+    def check_counted(self, epochs: int, *, processes: int = 1) -> None:
+        """Raise `ValueError` if `mask` leaves out all of a batch, or of a process's share of one, in any epoch.
+
+        The order of every epoch is known beforehand, unless a class of its own makes the batches.
+        """
+        if self.mask is None or type(self).epoch is not Batches.epoch:
+            return
+        counted = self.mask.reshape(len(self.mask), -1).any(dim=1).cpu()
+        left_out, last = int((~counted).sum()), len(self.inputs) % self.batch_size or self.batch_size
+        # So few that they fill no batch.
+        if left_out < max(1, last // processes):
+            return
+        for number in range(epochs):
+            order, _ = self._order(number)
+            for place, index in enumerate(torch.split(order, self.batch_size)):
+                if all(bool(counted[index[first::processes]].any()) for first in range(processes)):
+                    continue
+                share = f"a share of {processes} of batch" if processes > 1 else "batch"
+                some = ", ".join(map(str, index.tolist()[:5])) + (", ..." if len(index) > 5 else "")
+                raise ValueError(
+                    f"mask: got False for all of {share} {place} of epoch {number} (examples {some}), expected "
+                    f"something that counts in each; take out the {left_out} examples in which nothing does"
+                )
+
     def to(self, device: torch.device | str) -> Batches:
         """Return the same batches with the whole data set on `device`."""
         moved = copy(self)
@@ -170,11 +195,15 @@ class Batches:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of epoch `number` (from 0)."""
-        generator = torch.Generator().manual_seed((self.seed << 20) + number)
-        order = torch.randperm(len(self.inputs), generator=generator).to(self.inputs.device)
-        for index in torch.split(order, self.batch_size):
+        order, generator = self._order(number)
+        for index in torch.split(order.to(self.inputs.device), self.batch_size):
             inputs = self.inputs[index]
             if self.augment is not None:
                 inputs = self.augment(inputs, generator)
             mask = None if self.mask is None else self.mask[index]
             yield Batch(inputs, self.targets[index], mask, index)
+
+    def _order(self, number: int) -> tuple[Tensor, torch.Generator]:
+        """The examples in the order of an epoch, and the generator that drew it, which goes on to augment them."""
+        generator = torch.Generator().manual_seed((self.seed << 20) + number)
+        return torch.randperm(len(self.inputs), generator=generator), generator

@@ -20,6 +20,7 @@ def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     Raises `TypeError` for anything but floating-point tensors, `ValueError` for shapes that differ (nothing is
     broadcast).
 
+    >>> import torch
     >>> hint_loss(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 5.0], [0.0, 0.0]]))
     tensor([4.5000, 0.0000])
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdrepro.tracing import at_hand
+
 
 def mean(values: Tensor) -> Tensor:
     """Average over all positions: (*batch) → ().
@@ -24,7 +26,8 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     Positions that do not count get no gradient, whatever their value, NaN included. `mask=None` counts all.
 
     Raises `TypeError` for a mask that is not boolean, `ValueError` for another shape or a mask that is False
-    throughout (looked at on the CPU only, as elsewhere the host would wait for it: there the mean is NaN).
+    throughout (looked at on the CPU only, as elsewhere the host would wait for it, and neither in `torch.compile` nor
+    under `torch.vmap`: there the mean is NaN).
 
     >>> masked_mean(torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([True, False, True])).item()
     2.0
@@ -39,7 +42,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
         raise ValueError(
             f"mask: got shape {tuple(mask.shape)}, expected {tuple(values.shape)} like the values"
         )
-    if values.device.type != "cpu":
+    if not at_hand(values, mask):
         return _mean_where(values, mask)
     counted = values[mask]
     if counted.numel() == 0:

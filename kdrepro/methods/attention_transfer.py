@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdrepro import checks
+from kdrepro import checks, tensor_checks
 from kdrepro.losses.attention import FORMS, POOLS, attention_transfer_loss, checked_power
 from kdrepro.losses.features import hint_loss
 from kdrepro.losses.logits import hard_target_loss, soft_target_loss
@@ -92,6 +92,7 @@ class AttentionTransfer(nn.Module):
         terms = {"attention": masked_mean(torch.stack(distances).sum(dim=0), batch.mask)}
         if self.soft_weight > 0:
             soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
+            tensor_checks.targets_agree(batch.targets, student.logits)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
             hard = hard_target_loss(student.logits, batch.counted_targets)

@@ -24,7 +24,8 @@ class BornAgain(nn.Module):
     `label_weight` is 0 for BAN and 1 for BAN+L, the paper's plain sum of the two. The divergence is less than the
     paper's cross-entropy by the teacher's entropy, which has no gradient. A teacher that is certain makes BAN plain
     training.
-    Returns `{"soft": ()}` and, with labels, `"hard"`. Raises `ValueError` for a weight below 0, or no teacher.
+    Returns `{"soft": ()}` and, with labels, `"hard"`. Raises `ValueError` for a weight below 0, no teacher, or targets
+    that are not one per logit vector, even where they are not read.
     """
 
     def __init__(self, *, label_weight: float = 0.0) -> None:
@@ -37,6 +38,7 @@ class BornAgain(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         student = batch.counted(student)
         soft = forward_kl(student.logits, _asked(teacher, batch).logits)
+        tensor_checks.targets_agree(batch.targets, student.logits)
         terms = {"soft": masked_mean(soft, batch.mask)}
         if self.label_weight:
             hard = hard_target_loss(student.logits, batch.counted_targets)
@@ -69,6 +71,7 @@ class PermutedDarkKnowledge(nn.Module):
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        tensor_checks.targets_agree(batch.targets, student.logits)
         soft = forward_kl(batch.counted(student).logits, permuted_others(_asked(teacher, batch).logits))
         return {"soft": masked_mean(soft, batch.mask)}
 
@@ -92,7 +95,7 @@ class LabelSmoothing(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         student = batch.counted(student)
         classes = student.logits.shape[-1]
-        targets = tensor_checks.class_targets(
+        targets = tensor_checks.class_targets_at_hand(
             batch.counted_targets, classes=classes, leading=student.logits.shape[:-1]
         )
         logits = at_least_float32(student.logits)

@@ -127,8 +127,11 @@ class FitNetKD(nn.Module):
         )
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the weight of an epoch, counted from 0. `kdrepro.fit` calls this; another loop must."""
-        done = min(1.0, epoch / self.decay_epochs)
+        """Set the weight of an epoch, counted from 0. `kdrepro.fit` calls this; another loop must.
+
+        Raises `TypeError` or `ValueError` for anything but a whole number of at least 0.
+        """
+        done = min(1.0, checks.whole("epoch", epoch) / self.decay_epochs)
         self.weight_now = self.soft_weight + done * (self.final_soft_weight - self.soft_weight)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ class HintonKD(nn.Module):
 
     Returns `{"soft": (), "hard": ()}`, already weighted, without the terms of weight 0. The teacher's logits get no
     gradient. Positions that `batch.mask` leaves out get none either.
-    Raises `ValueError` for a temperature not finite and above 0, a weight outside [0, 1], or no teacher.
+    Raises `ValueError` for a temperature not finite and above 0, a weight outside [0, 1], no teacher, or targets that
+    are not one per logit vector, even where no term reads them.
     """
 
     def __init__(self, *, temperature: float, soft_weight: float) -> None:
@@ -44,6 +45,7 @@ class HintonKD(nn.Module):
             soft = soft_target_loss(
                 student.logits, batch.counted(teacher).logits, temperature=self.temperature
             )
+            tensor_checks.targets_agree(batch.targets, student.logits)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
             hard = hard_target_loss(student.logits, batch.counted_targets)

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from kdrepro import checks, digests
+from kdrepro import checks, digests, tensor_checks
 from kdrepro.decode import Hypothesis, beam_search, check_arguments
 from kdrepro.losses.logits import forward_kl, hard_target_loss
 from kdrepro.losses.reduce import masked_mean
@@ -43,7 +43,8 @@ class WordLevelKD(nn.Module):
     `soft_weight` is α, 0.5 in the paper; no temperature. The divergence is less than the paper's cross-entropy by the
     teacher's entropy, which has no gradient. Shapes: logits (B, L, V), targets (B, L). Padding gets no gradient, the
     first word does. Returns `{"soft": (), "hard": ()}`, already weighted, without the terms of weight 0.
-    Raises `ValueError` for a weight outside [0, 1], no teacher, or vocabularies that differ in size.
+    Raises `ValueError` for a weight outside [0, 1], no teacher, vocabularies that differ in size, or targets that are
+    not one per logit vector.
     """
 
     def __init__(self, *, soft_weight: float = 0.5) -> None:
@@ -60,6 +61,7 @@ class WordLevelKD(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.soft_weight > 0:
             soft = forward_kl(student.logits, teacher.logits)
+            tensor_checks.targets_agree(batch.targets, student.logits)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
             hard = hard_target_loss(student.logits, batch.counted_targets)
@@ -90,13 +92,14 @@ def teacher_translations(
 ) -> Translations:
     """Translate a training set with a teacher's beam, for a student to learn from (sections 3.2 and 3.3).
 
-    `sources` are the numbers of the words of each sentence. With `file`, what is done is written there piece by piece,
-    and a search that was killed goes on behind the last piece and ends with the same file, byte for byte; a finished
-    file is read. `teacher_id` names the teacher (default: the digest of its weights): a file of another teacher, other
-    sources or another search is refused, and so is going on on another kind of device or in another precision than a
-    file was begun with. `progress` is called with how many sentences are done, and of how many. Raises `ValueError`
-    naming the file when it belongs to another search, or an argument that is out of range, and `RuntimeError` when
-    another process writes the same file.
+    `teacher` is a module with `encode`, `step` and `source_words`, whose words are numbered as
+    `kdrepro.decode.Translator` says, and `sources` are the numbers of the words of each sentence. With `file`, what is
+    done is written there piece by piece, and a search that was killed goes on behind the last piece and ends with the
+    same file, byte for byte; a finished file is read. `teacher_id` names the teacher (default: the digest of its
+    weights): a file of another teacher, other sources or another search is refused, and so is going on on another kind
+    of device or in another precision than a file was begun with. `progress` is called with how many sentences are done,
+    and of how many. Raises `ValueError` naming the file when it belongs to another search, or an argument that is out
+    of range, and `RuntimeError` when another process writes the same file.
     """
     n_best = checks.whole("n_best", n_best, least=1)
     width = checks.whole("width", width, least=n_best)

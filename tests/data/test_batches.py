@@ -277,3 +277,49 @@ def test_inputs_that_cannot_be_cropped_are_refused(shape, message):
 
 def test_zeros_can_be_put_around_any_image():
     assert CropFlip(padding="zero")(torch.ones(5, 1, 2, 2), torch.Generator()).shape == (5, 1, 2, 2)
+
+
+def all_out(data: Batches, epochs: int, processes: int) -> bool:
+    shares = (
+        part.every(processes, first=first)
+        for epoch in range(epochs)
+        for part in data.epoch(epoch)
+        for first in range(processes)
+    )
+    return not all(share.mask.any() for share in shares)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_of_which_nothing_counts_is_found_before_it_comes(processes):
+    found = []
+    for seed in range(12):
+        for left_out in (0, 1, 2, 3, 8, 12):
+            data = numbered(22, mask=torch.arange(22) >= left_out, seed=seed)
+            found.append(all_out(data, 3, processes))
+            if found[-1]:
+                with pytest.raises(ValueError, match="mask: got False for all of") as caught:
+                    data.check_counted(3, processes=processes)
+                assert f"take out the {left_out} examples" in str(caught.value)
+            else:
+                data.check_counted(3, processes=processes)
+    assert {*found} == {True, False}
+
+
+def test_the_batch_of_which_nothing_counts_is_named():
+    targets = torch.zeros(6, 2, dtype=torch.int64)
+    mask = torch.tensor([[True, False]] * 3 + [[False, False]] * 3)
+    data = Batches(torch.zeros(6, 1), targets, batch_size=1, seed=0, mask=mask)
+    place = next(place for place, part in enumerate(data.epoch(0)) if not part.mask.any())
+    example = int(list(data.epoch(0))[place].index)
+    with pytest.raises(ValueError, match=rf"all of batch {place} of epoch 0 .examples {example}., expected"):
+        data.check_counted(1)
+
+
+def test_whoever_makes_the_batches_in_a_way_of_their_own_knows_what_counts():
+    class Own(Batches):
+        def epoch(self, number):
+            yield self.first(23)
+
+    Own(
+        torch.zeros(3, 1), torch.zeros(3), batch_size=1, seed=0, mask=torch.tensor([True, False, False])
+    ).check_counted(5)

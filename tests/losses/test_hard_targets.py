@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from terms_and_gradients import gradient
 
-from kdrepro import checks
+from kdrepro import tensor_checks
 from kdrepro.losses.logits import hard_target_loss
 
 
@@ -44,7 +44,7 @@ def test_any_integers_are_class_numbers(integers):
 
 def test_padding_is_no_class_even_where_values_are_not_looked_at(monkeypatch):
     """Off the CPU nobody looks: torch itself has to stop, and not count a loss of 0."""
-    monkeypatch.setattr(checks, "class_targets", lambda *arguments, **options: None)
+    monkeypatch.setattr(tensor_checks, "class_targets", lambda *arguments, **options: None)
     with pytest.raises(IndexError, match="-100"):
         hard_target_loss(torch.randn(2, 5), torch.tensor([1, -100]))
 
