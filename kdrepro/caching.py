@@ -84,6 +84,10 @@ class CachedTeacher:
             **self._texts(),
         )
 
+    def without_features(self) -> CachedTeacher:
+        """Return the same cache with the logits alone."""
+        return CachedTeacher(self.logits, None, temperature=self.temperature, **self._texts())
+
     def _texts(self) -> dict[str, str]:
         return {"teacher": self.teacher, "inputs": self.inputs, "precision": self.precision}
 

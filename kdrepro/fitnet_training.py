@@ -71,7 +71,7 @@ class FitNetTraining:
                 examples.inputs, examples.targets, batch_size=self.settings["batch_size"], seed=0
             )
             found = cache_teacher(teacher, batches, device=runner.device, precision=run.precision)
-            return CachedTeacher(found.logits, teacher=found.teacher) if tap == "logits" else found
+            return found.without_features() if tap == "logits" else found
 
         if "hidden" not in self.settings:
             return ask()
@@ -88,7 +88,7 @@ class FitNetTraining:
         cached.save(kept(tap))
         # Who wants the classes alone need not ask again.
         if tap != "logits" and not kept("logits").exists():
-            CachedTeacher(cached.logits, teacher=cached.teacher).save(kept("logits"))
+            cached.without_features().save(kept("logits"))
         return cached
 
     def soft_targets(self) -> FitNetKD:

@@ -157,6 +157,15 @@ def test_a_cache_moves_with_all_that_it_holds():
     assert {each.device.type for each in held} == {"meta"}
 
 
+def test_a_cache_without_features_is_the_same_but_for_them():
+    logits, features = torch.rand(4, 3), {"middle": torch.rand(4, 2)}
+    whole = CachedTeacher(logits, features, temperature=2.0, teacher="t", inputs="i", precision="bf16")
+    bare = whole.without_features()
+    assert bare.features == {}
+    assert bare.logits is logits
+    assert (bare.temperature, bare.teacher, bare.inputs, bare.precision) == (2.0, "t", "i", "bf16")
+
+
 def test_augmented_batches_are_refused_when_it_is_made_and_when_it_is_used():
     jittered = batches(augment=Jitter(pixels=1))
     with pytest.raises(ValueError, match="batches: got augmented batches, expected none"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdrepro import checks
+from kdrepro.cli.options import RECIPES
 from kdrepro.ledger import RESULTS, Ledger, Row, recorded, user_folder
 from kdrepro.protocols import EVIDENCE, PROTOCOLS
 from kdrepro.row import device_kind
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _MOST_SEEDS = 10_000
 # As many names of arms are listed; a list of all would fill a page.
 _MOST_NAMES = 4
-# As in kdrepro.recipes, which would bring torch along.
-_RECIPES = sorted(module.name for module in iter_modules([str(Path(__file__).parents[1] / "recipes")]))
 
 
 def seeds_from(text: str) -> list[int]:
@@ -50,7 +48,7 @@ def seeds_from(text: str) -> list[int]:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help=f"The program of one paper: {', '.join(_RECIPES)}.")],
+    recipe: Annotated[str, typer.Argument(help=f"The program of one paper: {RECIPES}.")],
     protocol: Annotated[
         str | None,
         typer.Option(
