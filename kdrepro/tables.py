@@ -132,7 +132,7 @@ def show_claims(claims: pd.DataFrame, *names: str, caption: str, because: bool =
         raise ValueError(f"names: got {unknown[0]!r}, expected some of {', '.join(claims.index)}")
     shown = claims.loc[list(names)].drop(columns=["Where"] if because else ["Where", "Because"])
     if shown[_OURS].str.startswith("difference ").any():
-        caption += ". Below zero a difference is as claimed"
+        caption += f"{'' if caption.endswith('?') else '.'} Below zero a difference is as claimed"
     if shown["Paper"].str.startswith("not asked").all():
         shown = shown.drop(columns="Paper")
     return show(shown, caption)

@@ -64,7 +64,7 @@ def anchors(page: str) -> set[str]:
 
 
 def test_every_public_name_is_listed_once_and_leads_to_where_it_is_shown() -> None:
-    rows = re.findall(r"^\| (`.*?`) \| (.*?) \| \[.*?\]\((.*?)\) \|$", PAGE, flags=re.MULTILINE)
+    rows = re.findall(r"^\* (`\w+`(?:, `\w+`)*): (.*?) \(\[[^\]]*\]\((.*?)\)\)$", PAGE, flags=re.MULTILINE)
     names = [name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(names) == [name for name in kdrepro.__all__ if name != "__version__"]
     for cell, what, link in rows:

@@ -11,6 +11,7 @@ from kdrepro.claims import Comparison, Side
 from kdrepro.exhibits.charts import STYLE, Chart, forest_axes, forest_row, new_chart
 from kdrepro.judgement import number
 from kdrepro.ledger import Ledger
+from kdrepro.metric_names import called
 from kdrepro.pairs import compare, difference, differences, labelled, rows_shown
 
 
@@ -21,19 +22,21 @@ def forest(
     *,
     metric: str = "test_errors",
     protocol: str = "paper",
+    title: str = "",
     one_run: Collection[str] = (),
 ) -> Chart:
     """The paired differences first minus second, each with every pair as a dot, its mean and its 95 % interval.
 
     Comparisons are given and paired as in `tables.paired_table`. The diamond is filled where the interval misses
-    the zero line. n counts pairs, or teachers where several pairs of one teacher count once.
+    the zero line. `title` says what it is about. n counts pairs, or teachers where several pairs of one teacher count
+    once.
     """
     rows = rows_shown(ledger, recipe, protocol)
     named = labelled(comparisons)
     with matplotlib.rc_context(STYLE):
         chart = new_chart(9.0, 1.5 + 0.55 * max(len(named), 1))
         axes = chart.subplots()
-        axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
+        axes.set_title(f"{title}, protocol {protocol}".removeprefix(", "), loc="left", fontsize=12)
         forest_axes(axes, list(named))
         drawn = 0
         for place, (first, second) in enumerate(named.values()):
@@ -51,8 +54,7 @@ def forest(
                     text = f"{number(found.mean)} ({number(found.low)} to {number(found.high)}), n = {n}"
             # Negative numbers as matplotlib writes them on the axis.
             axes.text(1.02, place, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center")
-        words = {"bleu_greedy": "BLEU, greedy"}.get(metric, metric.replace("_", " "))
-        axes.set_xlabel(f"difference in {words}, first minus second, 95 % interval")
+        axes.set_xlabel(f"difference in {called(metric)}, first minus second, 95 % interval")
         if not drawn:
             axes.set_xlim(-1, 1)
             axes.set_xticks([0])

@@ -178,20 +178,23 @@ def _line(
     return True
 
 
-def mode_mass_histogram(ledger: Ledger, arms: Mapping[str, str], *, protocol: str = "paper") -> Chart:
+def mode_mass_histogram(
+    ledger: Ledger, arms: Mapping[str, str], *, protocol: str = "paper", title: str = ""
+) -> Chart:
     """One histogram over another, an arm each, by what it is called: mean shares of the seeds with 95 % intervals.
 
-    The upright line is the mean mode mass, which claims speak of.
+    `title` says what it is about. The upright line is the mean mode mass, which claims speak of.
     """
     rows = rows_shown(ledger, RECIPE, protocol)
     places = np.arange(len(METRICS))
     with matplotlib.rc_context(STYLE):
         chart = new_chart(8.0, 0.9 + 1.75 * len(arms))
         panels = np.atleast_1d(chart.subplots(len(arms), 1, sharex=True, sharey=True))
-        for axes, (title, arm), colour in zip(panels, arms.items(), cycle(CYCLE), strict=False):
-            found = [summary(rows, Side.of(arm, name)) for name in METRICS]
+        chart.suptitle(title, x=0.02, ha="left", fontsize=13)
+        for axes, (name, arm), colour in zip(panels, arms.items(), cycle(CYCLE), strict=False):
+            found = [summary(rows, Side.of(arm, metric)) for metric in METRICS]
             mean = summary(rows, Side.of(arm, "mode_mass"))
-            axes.set_title(title, loc="left", fontsize=12)
+            axes.set_title(name, loc="left", fontsize=12)
             axes.set_xlim(0, len(places))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
             if mean is None or any(each is None for each in found):
