@@ -30,6 +30,7 @@ from kdrepro.verdicts import judge_paper
 
 __all__ = [
     "Html",
+    "across",
     "claim_table",
     "correction_table",
     "cost_table",
@@ -131,11 +132,29 @@ def show_claims(claims: pd.DataFrame, *names: str, caption: str, because: bool =
     if unknown:
         raise ValueError(f"names: got {unknown[0]!r}, expected some of {', '.join(claims.index)}")
     shown = claims.loc[list(names)].drop(columns=["Where"] if because else ["Where", "Because"])
-    if shown[_OURS].str.startswith("difference ").any():
-        caption += f"{'' if caption.endswith('?') else '.'} Below zero a difference is as claimed"
     if shown["Paper"].str.startswith("not asked").all():
         shown = shown.drop(columns="Paper")
-    return show(shown, caption)
+    return show(shown, _with_sign(caption, shown))
+
+
+def _with_sign(caption: str, shown: pd.DataFrame) -> str:
+    """The caption of a table of claims, and which sign of a difference supports one, where there is any difference."""
+    if not shown[_OURS].str.startswith("difference ").any():
+        return caption
+    return f"{caption}{'' if caption.endswith('?') else '.'} Below zero a difference is as claimed"
+
+
+def across(*names: str, ledger: Ledger, caption: str) -> Html:
+    """Claims of several papers, such as "hinton2015 H3b", as HTML, each headed by its paper.
+
+    Raises `ValueError` for a paper or claim that there is not.
+    """
+    chosen = [(key, claim) for key, _, claim in (each.partition(" ") for each in names)]
+    of_papers = {key: claim_table(key, ledger) for key, _ in chosen}
+    rows = [of_papers[key].loc[[paper(key).claim(claim).id]] for key, claim in chosen]
+    shown = pd.concat(rows).drop(columns=["Where", "Paper", "Seeds"])
+    shown.insert(0, "Paper", [paper(key).cited_as for key, _ in chosen])
+    return show(shown, _with_sign(caption, shown))
 
 
 def _filled(text: str, rows: Sequence[Row]) -> str:

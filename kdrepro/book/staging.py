@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from kdrepro import checks
+from kdrepro import checks, tables
 from kdrepro.book import notebooks
 from kdrepro.book.dashboard import dashboard
 from kdrepro.book.execution import RECORD, executed, failed
@@ -165,19 +165,29 @@ def _colab(config: Path) -> str:
     return f"{colab}/github/{path}/blob/{repository['branch']}/notebooks/{{name}}.ipynb"
 
 
-def _parts(root: Path) -> dict[str, Callable[[], str]]:
-    return {"dashboard": lambda: dashboard(recorded(), chapters=notebooks.chapters(root))}
+def _parts(root: Path) -> dict[str, Callable[[str], str]]:
+    def claims(asked: str) -> str:
+        caption, _, names = asked.partition(": ")
+        return tables.across(*re.split(r",\s+", names), ledger=recorded(), caption=caption)
+
+    return {
+        "dashboard": lambda _: dashboard(recorded(), chapters=notebooks.chapters(root)),
+        "claims": claims,
+    }
 
 
-def _filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
-    """The text with each marker such as `<!-- dashboard -->` replaced by what is made of claims and rows."""
+def _filled(text: str, parts: Mapping[str, Callable[[str], str]]) -> str:
+    """The text with each marker replaced by what is made of claims and rows.
+
+    A marker is a comment: `<!-- dashboard -->`, or `<!-- claims The caption: hinton2015 H3b, kim2016 E2 -->`.
+    """
 
     def part(match: re.Match[str]) -> str:
         if match[1] not in parts:
             raise checks.wrong_name("marker", match[1], parts)
-        return f"```{{raw}} html\n{parts[match[1]]()}\n```"
+        return f"```{{raw}} html\n{parts[match[1]](match[2] or '')}\n```"
 
-    return re.sub(r"^<!-- (\w+) -->$", part, text, flags=re.MULTILINE)
+    return re.sub(r"^<!-- (\w+)(?:\s+([^>]+?))? -->$", part, text, flags=re.MULTILINE)
 
 
 def _copy_mathjax(target: Path) -> None:

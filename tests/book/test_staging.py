@@ -104,7 +104,27 @@ def test_a_chapter_without_a_title_is_refused(root: Path) -> None:
 
 def test_an_unknown_marker_is_refused(root: Path) -> None:
     (root / "book" / "intro.md").write_text("# Front\n\n<!-- dashbord -->\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="marker: got 'dashbord', expected one of dashboard; did you mean"):
+    with pytest.raises(
+        ValueError, match="marker: got 'dashbord', expected one of dashboard, claims; did you mean 'dashboard"
+    ):
+        stage(root)
+
+
+def test_a_marker_lists_claims_of_several_papers(root: Path) -> None:
+    page = root / "book" / "intro.md"
+    page.write_text("# Front\n\n<!-- claims Who wins?: hinton2015 H3b,\nkim2016 E2 -->\n", encoding="utf-8")
+    shown = (stage(root) / "book" / "intro.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"```\{raw\} html\n(.*?)\n```", shown, re.DOTALL)
+    assert "<caption>Who wins? Below zero a difference is as claimed</caption>" in table
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == [
+        "Hinton et al. (2015)",
+        "Kim &amp; Rush (2016)",
+    ]
+    assert "H3b" in table
+    assert "E2 (our stand-in)" in table
+    assert "10 pairs of 5 teachers" in table
+    page.write_text("# Front\n\n<!-- claims None: hinton2015 H99 -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="claim: got 'H99', expected one of H1, H2"):
         stage(root)
 
 
