@@ -15,7 +15,6 @@ from kdrepro.protocols import PROTOCOLS
 from kdrepro.row import SCHEMA, SPLITS, Row, run_id, wrong
 
 __all__ = [
-    "PROTOCOLS",
     "RESULTS",
     "SCHEMA",
     "SPLITS",

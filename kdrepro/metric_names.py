@@ -26,18 +26,20 @@ NAMES = {
     "train_accuracy": "right on the training data",
 }
 # From 0 to 1 in rows, and told in per cent.
-SHARES = ("test_error_rate",)
+SHARES = ("test_error_rate", "train_accuracy", "teacher_agreement")
 # Of metrics that are not counted, nothing.
 UNITS = {
-    "beam_gain": "BLEU",
+    "beam_gain": "BLEU from the beam",
     "bleu_beam5": "BLEU, beam of 5",
+    "bleu_beam5_missing": "BLEU",
     "bleu_greedy": "BLEU, greedy",
-    "greedy_speedup": "times",
+    "bleu_greedy_missing": "BLEU",
+    "greedy_speedup": "times as fast",
     "mode_mass": "probability",
     "mode_odds": "odds",
     "mode_odds_tenth": "odds",
-    "speedup_over_teacher_beam5": "times",
-    "speedup_over_teacher_greedy": "times",
+    "speedup_over_teacher_beam5": "times as fast",
+    "speedup_over_teacher_greedy": "times as fast",
     "test_errors": "test errors",
     "test_errors_bias_train": "test errors",
     "test_errors_on_3": "test errors on threes",

@@ -105,7 +105,9 @@ def unit_of(claim: Claim, comparison: Comparison) -> str:
     unit = UNITS.get(comparison.metric, "")
     if _own(claim, comparison) and claim.unit and claim.correct_out_of is None:
         unit = claim.unit
-    elif uncorrected(comparison.metric) in SHARES and not _own(claim, comparison):
+    elif uncorrected(comparison.metric) in SHARES and (
+        claim.kind == "recovery" or not _own(claim, comparison)
+    ):
         unit = "%"
     # Of two shares in per cent the difference is in points.
     if unit.startswith("%") and comparison.number is None:
@@ -115,7 +117,10 @@ def unit_of(claim: Claim, comparison: Comparison) -> str:
 
 def in_words(claim: Claim, comparison: Comparison, outcome: Outcome) -> str:
     """What a comparison comes to: the difference of its sides, or beside a number the side itself and the number."""
-    what = " minus ".join(named(each, claim.metric) for each in comparison.sides)
+    # The unit says what it is in, unless the sides are measured in two ways.
+    metrics = {side.metric for side in comparison.sides}
+    known = metrics.pop() if len(metrics) == 1 and unit_of(claim, comparison) else claim.metric
+    what = " minus ".join(named(each, known) for each in comparison.sides)
     asked = f"; {_asked(claim, comparison)} asked" if comparison.number is not None else ""
     return f"{what}: {_found(claim, comparison, outcome)}{asked}"
 
@@ -164,7 +169,10 @@ def judge_order(claim: Claim, rows: Sequence[Row]) -> Judgement:
         return Judgement(
             claim=claim, verdict="inconclusive", detail=detail, n=n, protocol=claim.protocol, runs=runs
         )
-    outcomes = [ordered(pairs, scale=claim.scale) for pairs in compared]
+    outcomes = [
+        ordered(pairs, scale=scale_of(claim, each))
+        for each, pairs in zip(claim.comparisons, compared, strict=True)
+    ]
     verdict, needed = _worst(outcomes)
     decided, decides = max(
         (each for each in zip(claim.comparisons, outcomes, strict=True) if each[1].verdict == verdict),
@@ -226,13 +234,14 @@ def judge_similar(claim: Claim, rows: Sequence[Row]) -> Judgement:
         key=lambda each: max(-each[1].interval.low, each[1].interval.high),
     )
     widest = decides.interval
+    unit = unit_of(claim, Comparison(*sides[:2]))
     apart = verdict == "reproduced" and any(
         each.interval.low > 0 or each.interval.high < 0 for each in outcomes
     )
     return Judgement(
         claim=claim,
         verdict=verdict,
-        detail=f"{first} minus {second} decides: {number(widest.mean)}, {bounds(widest)}, "
+        detail=f"{first} minus {second} decides: {number(widest.mean)}{unit}, {bounds(widest)}, "
         f"{counted(decides.n, decides.units)}; {number(margin)} allowed, {100 * claim.margin_relative:.0f} % of the "
         f"mean {number(level)}{'; so similar, but not the same' if apart else ''}"
         f"{settle(needed, taught=any(each.units < each.n for each in outcomes))}.",

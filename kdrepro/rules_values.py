@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdrepro.claims import Claim, Side
+from kdrepro.claims import Claim, Comparison, Side
 from kdrepro.intervals import Interval, mean_interval, ratio_interval
 from kdrepro.judgement import Judgement, bounds, counted, few, named, not_run, number, settle, stands_in
 from kdrepro.ledger import Row
+from kdrepro.metric_names import SHARES
 from kdrepro.pairs import Reading, compare, independent, once_only, partners, reading, readings, shared
-from kdrepro.rules import in_words, needed_pairs, ordered, runs_of, scale_of
+from kdrepro.rules import in_words, needed_pairs, ordered, runs_of, scale_of, unit_of
 
 
 def _in_unit(claim: Claim, value: float) -> float:
@@ -126,8 +127,11 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     closed = independent([start.value - student.value for student, start, _ in joined], teachers)
     gaps = independent([start.value - end.value for _, start, end in joined], teachers)
     gap = mean_interval(gaps)
-    start, end = (named(Side.of(name, claim.metric), claim.metric) for name in (claim.start, claim.end))
-    shown = f"the gap of {number(gap.mean)} ({bounds(gap)}) between {start} and {end}"
+    sides = [Side.of(name, claim.metric) for name in (claim.start, claim.end)]
+    start, end = (named(side, claim.metric) for side in sides)
+    ends = Comparison(*sides)
+    told = Interval(*((100 if claim.metric in SHARES else 1) * each for each in gap))
+    shown = f"the gap of {number(told.mean)}{unit_of(claim, ends)} ({bounds(told)}) between {start} and {end}"
     pairs, several = counted(n, len(gaps)), len(gaps) < n
     excess = [top - claim.at_least * bottom for top, bottom in zip(closed, gaps, strict=True)]
     # What settles the share once there is a gap to take it of.

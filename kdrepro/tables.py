@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdrepro.claims import Claim, Paper, paper, papers
+from kdrepro.claims import Claim, Comparison, Paper, Side, paper, papers
 from kdrepro.exhibits.render import Html, show, typeset
 from kdrepro.exhibits.run_tables import (
     correction_table,
@@ -23,9 +23,9 @@ from kdrepro.exhibits.run_tables import (
 from kdrepro.intervals import Interval
 from kdrepro.judgement import UNJUDGED, Judgement, number, span, unfinished
 from kdrepro.ledger import Ledger, Row
-from kdrepro.metric_names import UNITS, called
+from kdrepro.metric_names import called
 from kdrepro.pairs import rows_shown
-from kdrepro.rules import beside_number
+from kdrepro.rules import beside_number, unit_of
 from kdrepro.verdicts import judge_paper
 
 __all__ = [
@@ -49,6 +49,8 @@ __all__ = [
 
 
 _OURS = "Ours, with 95 % interval"
+# By the kind of a claim: what its number is.
+_WHAT = {"value": "", "order": "difference ", "similar": "deciding difference ", "recovery": "share "}
 _UNJUDGED_WORDS = {
     "not run": "Not run, not often enough yet, or not to be judged, with the reason in the chapter",
     "out of reach": "Out of reach, with the reason in the chapter",
@@ -71,28 +73,17 @@ def _we_find(judgement: Judgement) -> str:
     if judgement.mean is None or judgement.interval is None:
         return "–"
     claim, found = judgement.claim, Interval(judgement.mean, *judgement.interval)
-    what, end = (
-        {"value": "", "order": "difference ", "similar": "deciding difference ", "recovery": "share "}[
-            claim.kind
-        ],
-        "",
-    )
-    if claim.kind == "order" and len(claim.comparisons) == 1 and claim.comparisons[0].number is not None:
-        found, what = beside_number(claim, claim.comparisons[0], found), ""
-    unit = "" if judgement.metric else claim.unit
-    if claim.kind in ("order", "similar") and not unit:
-        metrics = {judgement.metric} if judgement.metric else _compared(claim) or {claim.metric}
-        units = {UNITS.get(each, "") for each in metrics}
-        unit = units.pop() if len(units) == 1 else ""
-        if judgement.metric and not unit:
+    what, unit = _WHAT[claim.kind], claim.unit
+    if claim.kind in ("order", "similar"):
+        compared = claim.comparisons or (Comparison(*(Side((arm,), claim.metric) for arm in claim.arms[:2])),)
+        decided = next(each for each in compared if judgement.metric in ("", each.metric))
+        unit = unit_of(claim, decided).strip()
+        if len(compared) == 1 and decided.number is not None:
+            found, what = beside_number(claim, decided, found), ""
+        elif judgement.metric and not unit:
             what = f"difference in {called(judgement.metric)} "
     end = "; similar, but not the same" if judgement.apart else ""
     return f"{what}{number(found.mean)} ({span(found.low, found.high)}) {unit}".strip() + end
-
-
-def _compared(claim: Claim) -> set[str]:
-    """The metrics of all sides that are no numbers."""
-    return {side.metric for each in claim.comparisons for side in each.sides}
 
 
 def _label(claim: Claim, of: Paper) -> str:
@@ -138,10 +129,15 @@ def show_claims(claims: pd.DataFrame, *names: str, caption: str, because: bool =
 
 
 def _with_sign(caption: str, shown: pd.DataFrame) -> str:
-    """The caption of a table of claims, and which sign of a difference supports one, where there is any difference."""
-    if not shown[_OURS].str.startswith("difference ").any():
-        return caption
-    return f"{caption}{'' if caption.endswith('?') else '.'} Below zero a difference is as claimed"
+    """The caption of a table of claims, and how a difference supports one, where there is any difference."""
+    said = {
+        "difference ": "Below zero a difference is as claimed",
+        "deciding difference ": "a deciding difference has to be small, on either side",
+    }
+    words = "; ".join(how for start, how in said.items() if shown[_OURS].str.startswith(start).any())
+    return (
+        f"{caption}{'' if caption.endswith('?') else '.'} {words[0].upper()}{words[1:]}" if words else caption
+    )
 
 
 def across(*names: str, ledger: Ledger, caption: str) -> Html:

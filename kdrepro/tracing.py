@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
 
 
 def at_hand(*tensors: Tensor) -> bool:
@@ -18,6 +17,11 @@ def at_hand(*tensors: Tensor) -> bool:
 
 
 def _is_one_of_many(values: Tensor) -> bool:
+    # Not public: where a torch has it elsewhere, nothing is one of many, and `torch.vmap` fails as it did.
+    try:
+        from torch._C import _functorch
+    except ImportError:
+        return False
     # `torch.func.grad` inside of `torch.vmap` wraps once more.
     while _functorch.is_functorch_wrapped_tensor(values):
         if _functorch.is_batchedtensor(values):

@@ -185,9 +185,14 @@ def _filled(text: str, parts: Mapping[str, Callable[[str], str]]) -> str:
     def part(match: re.Match[str]) -> str:
         if match[1] not in parts:
             raise checks.wrong_name("marker", match[1], parts)
-        return f"```{{raw}} html\n{parts[match[1]](match[2] or '')}\n```"
+        return f"```{{raw}} html\n{parts[match[1]](' '.join((match[2] or '').split()))}\n```"
 
-    return re.sub(r"^<!-- (\w+)(?:\s+([^>]+?))? -->$", part, text, flags=re.MULTILINE)
+    filled = re.sub(r"^<!-- (\w+)(?:\s+([^>]+?))? -->$", part, text, flags=re.MULTILINE)
+    for name in parts:
+        # What is written a little otherwise would be a comment, and its table nowhere.
+        if left := re.search(rf"<!--\s*{name}\b.*", filled):
+            raise ValueError(f"marker: got {left[0]!r}, expected `<!-- {name} … -->` on lines of its own")
+    return filled
 
 
 def _copy_mathjax(target: Path) -> None:

@@ -252,8 +252,8 @@ def _check_sentences(file: str | os.PathLike[str], found: Sequence[str]) -> None
 
 
 def _seen(character: str) -> bool:
-    """Tell what is printed from spaces and from what only says how to print, such as the space without width."""
-    return not character.isspace() and unicodedata.category(character) != "Cf"
+    """Tell what is printed, a letter, a number or a sign, from spaces, controls and what only changes a letter."""
+    return unicodedata.category(character)[0] in "LNPS"
 
 
 def write_lines(file: str | os.PathLike[str], lines: Sequence[str]) -> None:

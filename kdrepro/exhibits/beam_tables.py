@@ -62,14 +62,15 @@ def recorded_beam(
 
 
 def recorded_lesson(
-    ledger: Ledger, arm: str, *, score: Callable[[str, str], float], protocol: str = "paper"
+    ledger: Ledger, family: str, *, score: Callable[[str, str], float], protocol: str = "paper"
 ) -> tuple[str, pd.DataFrame]:
     """A training sentence and its teacher's beam, laid out as by `beam_table`; both empty where no row has kept one.
 
     Rows of arms that learn from the nearest hypothesis keep one, and the best few of the beam that they took it from.
+    `family` begins the names of the arms (`ende`).
     """
     for row in rows_shown(ledger, RECIPE, protocol):
-        if row.arm == arm and row.samples.get("training_beam"):
+        if row.arm.startswith(f"{family}_") and row.samples.get("training_beam"):
             said = row.samples
             source, reference = said["training_pair"]
             odds = [float(each) for each in said["training_beam_probability"]]

@@ -21,6 +21,7 @@ from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
 from kdrepro.judgement import Judgement, from_to
 from kdrepro.ledger import Ledger, Row
+from kdrepro.metric_names import SHARES
 from kdrepro.pairs import compare, readings, rows_shown, summary
 from kdrepro.verdicts import judge_paper
 
@@ -49,7 +50,6 @@ _PANELS = {
 }
 # A tenth of a point, in which one digit of 60,000 cannot be seen.
 _LEAST = 0.001
-_SHARES = ("test_error_rate", "train_accuracy", "teacher_agreement")
 
 
 def generation_arms(prefix: str, count: int) -> list[str]:
@@ -101,7 +101,7 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
             axes.set_xlim(-0.3, last + 0.4)
             axes.set_xlabel("generation")
             axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-            if metric in _SHARES:
+            if metric in SHARES:
                 axes.yaxis.set_major_formatter(FuncFormatter(_percent))
             axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
             axes.set_axisbelow(True)

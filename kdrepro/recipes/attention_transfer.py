@@ -31,7 +31,7 @@ from kdrepro.arms import Arm, Key, Recipe, Result, taught_by
 from kdrepro.attention_looks import GROUPS, attention_maps, kept, mean_distance
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
-from kdrepro.data.protocols import cifar10, digits
+from kdrepro.data.pictures import cifar10, digits
 from kdrepro.engine import fit_cohort
 from kdrepro.members import Member
 from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivationTransfer

@@ -30,7 +30,7 @@ from kdrepro.arms import Arm, Key, Recipe, Result, ensemble, linear_to_zero, tau
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
-from kdrepro.data.protocols import cifar10, digits
+from kdrepro.data.pictures import cifar10, digits
 from kdrepro.engine import fit_cohort
 from kdrepro.members import Member
 from kdrepro.methods.born_again import (

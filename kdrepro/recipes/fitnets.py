@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from kdrepro.arms import Arm, Key, Recipe, Result
-from kdrepro.data.protocols import cifar10, digits
+from kdrepro.data.pictures import cifar10, digits
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.methods.fitnets import JointFitNet
 from kdrepro.methods.supervised import Supervised

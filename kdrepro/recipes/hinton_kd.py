@@ -27,7 +27,7 @@ from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, Jitter
 from kdrepro.data.examples import Examples
-from kdrepro.data.protocols import digits
+from kdrepro.data.pictures import digits
 from kdrepro.engine import predict
 from kdrepro.methods.hinton_kd import HintonKD, frequency_bias, tuned_bias, with_bias
 from kdrepro.methods.supervised import Supervised

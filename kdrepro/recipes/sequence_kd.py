@@ -27,6 +27,7 @@ from kdrepro.data.corpora import Corpus, encoded, loaded, spelling
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.seq2seq import LSTMSeq2Seq
+from kdrepro.protocols import PROTOCOLS
 from kdrepro.pruning import prune_
 from kdrepro.resume import History
 from kdrepro.run import Run
@@ -272,7 +273,7 @@ def recipe_of(
 
 RECIPE = recipe_of(
     CORPORA,
-    {"ende": ("paper",), "deen": ("paper",), "cmu": ("smoke", "quick", "reduced", "paper")},
+    {"ende": ("paper",), "deen": ("paper",), "cmu": PROTOCOLS},
     seeds=5,
     teachers=TEACHERS,
     candidates={

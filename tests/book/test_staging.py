@@ -110,6 +110,15 @@ def test_an_unknown_marker_is_refused(root: Path) -> None:
         stage(root)
 
 
+@pytest.mark.parametrize(
+    "marker", ["<!--dashboard-->", "<!-- dashboard -->  ", "Here: <!-- claims A: kim2016 E2 -->"]
+)
+def test_a_marker_that_would_be_a_comment_is_refused(marker: str, root: Path) -> None:
+    (root / "book" / "intro.md").write_text(f"# Front\n\n{marker}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"marker: got '<!--.*on lines of its own"):
+        stage(root)
+
+
 def test_a_marker_lists_claims_of_several_papers(root: Path) -> None:
     page = root / "book" / "intro.md"
     page.write_text("# Front\n\n<!-- claims Who wins?: hinton2015 H3b,\nkim2016 E2 -->\n", encoding="utf-8")

@@ -47,14 +47,14 @@ def test_a_recorded_lesson_shows_who_learns_which_line_of_a_training_beam(tmp_pa
     }
     rows = [translation_row("ende_seq_inter", seed, 30.0) for seed in range(2)]
     without = write_ledger(tmp_path / "without", rows)
-    assert recorded_lesson(without, "ende_seq_inter", score=sentence_bleu)[0] == ""
+    assert recorded_lesson(without, "ende", score=sentence_bleu)[0] == ""
     rows[1] = dataclasses.replace(rows[1], samples=rows[1].samples | lesson)
     ledger = write_ledger(tmp_path / "with", rows)
-    source, frame = recorded_lesson(ledger, "ende_seq_inter", score=sentence_bleu)
+    source, frame = recorded_lesson(ledger, "ende", score=sentence_bleu)
     assert source == "der Hund läuft ."
     assert list(frame["Translation"]) == [*BEAM, "the dog is running fast ."]
     assert frame["A student of"][0] == "Seq-KD and Seq-Inter"
-    assert recorded_lesson(ledger, "ende_seq_kd", score=sentence_bleu)[1].empty
+    assert recorded_lesson(ledger, "deen", score=sentence_bleu)[1].empty
 
 
 def test_a_recorded_beam_is_that_of_the_first_sentence(tmp_path):

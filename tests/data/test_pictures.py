@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdrepro.data import cifar, mnist, protocols
+from kdrepro.data import cifar, mnist, pictures
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from kdrepro.data import cifar, mnist, protocols
 def test_recorded_runs_have_all_of_the_data(monkeypatch, name, protocol, expected):
     for source in (mnist, cifar):
         monkeypatch.setattr(source, "load", lambda wanted: wanted)
-    assert getattr(protocols, name)(protocol) == expected
+    assert getattr(pictures, name)(protocol) == expected
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_recorded_runs_have_all_of_the_data(monkeypatch, name, protocol, expecte
     ],
 )
 def test_live_runs_have_the_embedded_digits(protocol, options, train, test):
-    data = protocols.digits(protocol, **options)
+    data = pictures.digits(protocol, **options)
     assert (len(data.train), len(data.test)) == (train, test)
