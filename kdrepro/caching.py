@@ -164,6 +164,10 @@ class CachedTranslator:
 
     def look_up(self, batch: Batch) -> Outputs:
         """Return the logits of the pairs of `batch` (B, L, V); where it has padding they are somebody else's."""
+        if batch.targets is None:
+            raise ValueError(
+                "batch.targets: got None, expected those of the text, which say how many predictions"
+            )
         places = self.places(_index(batch), width=batch.targets.shape[1])
         return Outputs(self.logits[places.clamp_(max=len(self.logits) - 1)])
 

@@ -120,7 +120,7 @@ class Distiller(nn.Module):
             several = len(self.teacher.modules) > 1
             teacher = self.teacher(inputs, temperature=temperature_of(self.objective) if several else 1.0)
         # An objective that reads what is not there says so itself.
-        batch = Batch(cast(Tensor, inputs), cast(Tensor, targets), mask)
+        batch = Batch(cast(Tensor, inputs), targets, mask)
         terms = self.objective(student, teacher, batch)
         return Distilled(total(terms), dict(terms), student.logits, student.features)
 

@@ -300,5 +300,5 @@ def share_of(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
         return batch, 1.0
     own = batch.every(run.num_processes, first=run.process_index)
     if own.mask is None or batch.mask is None:
-        return own, len(own.targets) * run.num_processes / len(batch.targets)
+        return own, own.size * run.num_processes / batch.size
     return own, float(own.mask.sum() / batch.mask.sum()) * run.num_processes

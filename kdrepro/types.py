@@ -26,22 +26,35 @@ class Batch:
     """One batch of training data.
 
     Shapes: `inputs` (B, ...), or a mapping of such tensors, which a network takes as keyword arguments; `targets` (B,)
-    or (B, L) class numbers, `mask` like `targets`, boolean, True where a position counts (`None`: all do), `index` (B,)
-    positions of the examples in their data set.
+    or (B, L) class numbers, `None` where nothing is labelled; `mask` one for each logit vector, as the targets, boolean,
+    True where a position counts (`None`: all do); `index` (B,) positions of the examples in their data set.
     """
 
     inputs: Tensor | Mapping[str, Tensor]
-    targets: Tensor
+    targets: Tensor | None
     mask: Tensor | None = None
     index: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """How many examples there are: as many as targets, or the most of any input, as some hold for all."""
+        if isinstance(self.targets, Tensor) and self.targets.ndim:
+            return len(self.targets)
+        given = self.inputs.values() if isinstance(self.inputs, Mapping) else [self.inputs]
+        return max((len(each) for each in given if isinstance(each, Tensor) and each.ndim), default=0)
 
     @property
     def counted_targets(self) -> Tensor:
         """The targets, with class 0 where `mask` leaves a position out: padding is often -100, which is no class.
 
-        A mask that does not fit is left for `masked_mean` to refuse.
+        Raises `TypeError` where there are none. A mask that does not fit is left for `masked_mean` to refuse.
         """
         mask = self.mask
+        if self.targets is None:
+            raise TypeError(
+                "targets: got None, expected class numbers, which this objective reads; without labels train under one "
+                "that reads none, such as HintonKD(..., soft_weight=1), BornAgain() or HintStage"
+            )
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             return self.targets
         if mask.shape != getattr(self.targets, "shape", None):
@@ -55,7 +68,7 @@ class Batch:
             inputs[rows]
             if isinstance(inputs, Tensor)
             else {name: each[rows] for name, each in inputs.items()},
-            self.targets[rows],
+            None if self.targets is None else self.targets[rows],
             None if self.mask is None else self.mask[rows],
             None if self.index is None else self.index[rows],
         )

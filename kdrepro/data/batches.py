@@ -98,7 +98,8 @@ class Batches:
     a run resumed at an epoch sees what it would have seen, and so does a second student of the same teacher.
 
     Shapes: `inputs` (N, ...), `targets` (N,) or (N, L), and a boolean `mask` as `targets`, True where one counts. The
-    last batch holds the rest, so every example is seen once an epoch.
+    last batch holds the rest, so every example is seen once an epoch. `targets` is `None` where nothing is labelled, as
+    a set that a teacher's soft targets are transferred on need not be: for objectives that read no labels.
     Raises `TypeError` for inputs or targets that are no tensors, or a `batch_size` or `seed` that is no whole number;
     `ValueError` for an empty data set, lengths that differ, inputs that are not finite, another mask, a `batch_size`
     below 1, or a `seed` below 0.
@@ -107,7 +108,7 @@ class Batches:
     def __init__(
         self,
         inputs: Tensor,
-        targets: Tensor,
+        targets: Tensor | None,
         *,
         batch_size: int,
         seed: int,
@@ -115,7 +116,7 @@ class Batches:
         mask: Tensor | None = None,
     ) -> None:
         for name, given in (("inputs", inputs), ("targets", targets)):
-            if not isinstance(given, Tensor):
+            if not isinstance(given, Tensor) and (name == "inputs" or given is not None):
                 raise TypeError(f"{name}: got {type(given).__name__}, expected a tensor")
         if len(inputs) == 0:
             raise ValueError("inputs: got an empty data set, expected at least one example")
@@ -127,14 +128,8 @@ class Batches:
             raise ValueError(
                 f"inputs: got NaN or infinity in {bad} of {len(inputs)} examples, expected finite numbers"
             )
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != targets.shape):
-            spread = targets.ndim > 1 and mask.shape == targets.shape[:1]
-            places = ", None" * (targets.ndim - 1)
-            raise ValueError(
-                f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {tuple(targets.shape)}, "
-                "one for each target"
-                + (f"; mask[:{places}].expand_as(targets) leaves out whole examples" if spread else "")
-            )
+        if mask is not None:
+            _check_mask(mask, targets)
         self.inputs, self.targets, self.mask = inputs, targets, mask
         self.batch_size = checks.whole("batch_size", batch_size, least=1)
         self.seed = checks.whole("seed", seed)
@@ -154,10 +149,13 @@ class Batches:
         several = slice(0, min(count, len(self.inputs)))
         index = torch.arange(len(self.inputs), device=self.inputs.device)[several]
         mask = None if self.mask is None else self.mask[several]
-        return Batch(self.inputs[several], self.targets[several], mask, index)
+        targets = None if self.targets is None else self.targets[several]
+        return Batch(self.inputs[several], targets, mask, index)
 
     def check_classes(self, classes: int) -> None:
         """Raise `ValueError` unless every target that counts is a class number below `classes`."""
+        if self.targets is None:
+            return
         tensor_checks.class_targets(
             Batch(self.inputs, self.targets, self.mask).counted_targets, classes=classes
         )
@@ -189,7 +187,8 @@ class Batches:
     def to(self, device: torch.device | str) -> Batches:
         """Return the same batches with the whole data set on `device`."""
         moved = copy(self)
-        moved.inputs, moved.targets = self.inputs.to(device), self.targets.to(device)
+        moved.inputs = self.inputs.to(device)
+        moved.targets = None if self.targets is None else self.targets.to(device)
         moved.mask = None if self.mask is None else self.mask.to(device)
         return moved
 
@@ -201,9 +200,24 @@ class Batches:
             if self.augment is not None:
                 inputs = self.augment(inputs, generator)
             mask = None if self.mask is None else self.mask[index]
-            yield Batch(inputs, self.targets[index], mask, index)
+            targets = None if self.targets is None else self.targets[index]
+            yield Batch(inputs, targets, mask, index)
 
     def _order(self, number: int) -> tuple[Tensor, torch.Generator]:
         """The examples in the order of an epoch, and the generator that drew it, which goes on to augment them."""
         generator = torch.Generator().manual_seed((self.seed << 20) + number)
         return torch.randperm(len(self.inputs), generator=generator), generator
+
+
+def _check_mask(mask: Tensor, targets: Tensor | None) -> None:
+    """Raise `ValueError` unless a mask is boolean, one for each target where there are any."""
+    shape = mask.shape if targets is None else targets.shape
+    if mask.dtype == torch.bool and mask.shape == shape:
+        return
+    spread = targets is not None and targets.ndim > 1 and mask.shape == targets.shape[:1]
+    places = ", None" * (len(shape) - 1)
+    raise ValueError(
+        f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {tuple(shape)}, "
+        f"one for each {'position' if targets is None else 'target'}"
+        + (f"; mask[:{places}].expand_as(targets) leaves out whole examples" if spread else "")
+    )
