@@ -106,8 +106,11 @@ class CachedTeacher:
                 "teacher: got cached outputs of other inputs than those of the batches, or of the same in another order"
             )
 
-    def look_up(self, batch: Batch) -> Outputs:
-        """Return the logits and features of the examples of `batch`."""
+    def look_up(self, batch: Batch | Tensor) -> Outputs:
+        """Return the logits and features of the examples of `batch`, or of those at an index (B,).
+
+        Raises `TypeError` for an index that holds no whole numbers, `ValueError` for one of another shape, or none.
+        """
         index = _index(batch)
         return Outputs(self.logits[index], {name: value[index] for name, value in self.features.items()})
 
@@ -198,7 +201,13 @@ def _known_precision(precision: str) -> str:
     return checks.choice("precision", precision, ("fp32", "bf16", ""))
 
 
-def _index(batch: Batch) -> Tensor:
+def _index(batch: Batch | Tensor) -> Tensor:
+    if isinstance(batch, Tensor):
+        if batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool:
+            raise TypeError(f"index: got {batch.dtype}, expected the examples' positions (torch.int64)")
+        if batch.ndim != 1:
+            raise ValueError(f"index: got shape {tuple(batch.shape)}, expected (B,)")
+        return batch
     if batch.index is None:
         raise ValueError(
             "batch.index: got None, expected the examples' positions (a cached teacher looks them up)"

@@ -60,7 +60,11 @@ def members_of(teacher: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...
         objectives.check_network("teacher", teacher)
         return (teacher,)
     if not isinstance(teacher, list | tuple | nn.ModuleList):
-        raise TypeError(f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them")
+        cached = "; outputs looked up are given at each step: teacher_outputs=cached.look_up(index)"
+        raise TypeError(
+            f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them"
+            + (cached if hasattr(teacher, "look_up") else "")
+        )
     for position, member in enumerate(teacher):
         objectives.check_network(f"teacher[{position}]", member)
     if not len(teacher):
