@@ -26,8 +26,8 @@ class Batch:
     """One batch of training data.
 
     Shapes: `inputs` (B, ...), or a mapping of such tensors, which a network takes as keyword arguments; `targets` (B,)
-    or (B, L) class numbers, `None` where nothing is labelled; `mask` one for each logit vector, as the targets, boolean,
-    True where a position counts (`None`: all do); `index` (B,) positions of the examples in their data set.
+    or (B, L) class numbers, `None` where nothing is labelled; `mask` one for each logit vector, as the targets,
+    boolean, True where a position counts (`None`: all do); `index` (B,) positions of the examples in their data set.
     """
 
     inputs: Tensor | Mapping[str, Tensor]
