@@ -44,9 +44,8 @@ def warning(code: str, message: str, advice: str) -> Finding:
 
 def tensors(inputs: Tensor | Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors among a batch's inputs, by the name a message should give them."""
-    if isinstance(inputs, Tensor):
-        return {"inputs": inputs}
-    return {f"inputs[{name!r}]": value for name, value in inputs.items() if isinstance(value, Tensor)}
+    named = tensor_checks.named(inputs)
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def in_inputs(inputs: Tensor | Mapping[str, Any]) -> Iterator[Finding]:

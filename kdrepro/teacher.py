@@ -53,24 +53,26 @@ def _kinds(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(found)) or "no tensors"
 
 
-def members_of(teacher: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+def members_of(
+    teacher: nn.Module | Sequence[nn.Module], *, argument: str = "teacher"
+) -> tuple[nn.Module, ...]:
     """The networks of a teacher: itself, or those of a list, a tuple or an `nn.ModuleList`."""
     # A ModuleList is a module, but not one that can be called: its members are meant.
     if isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList):
-        objectives.check_network("teacher", teacher)
+        objectives.check_network(argument, teacher)
         return (teacher,)
     if not isinstance(teacher, list | tuple | nn.ModuleList):
         cached = "; outputs looked up are given at each step: teacher_outputs=cached.look_up(index)"
         raise TypeError(
-            f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them"
+            f"{argument}: got {type(teacher).__name__}, expected an nn.Module or a list of them"
             + (cached if hasattr(teacher, "look_up") else "")
         )
     for position, member in enumerate(teacher):
-        objectives.check_network(f"teacher[{position}]", member)
+        objectives.check_network(f"{argument}[{position}]", member)
     if not len(teacher):
-        raise ValueError("teacher: got an empty list, expected at least one nn.Module")
+        raise ValueError(f"{argument}: got an empty list, expected at least one nn.Module")
     if len({id(member) for member in teacher}) < len(teacher):
-        raise ValueError("teacher: got the same nn.Module more than once, expected different members")
+        raise ValueError(f"{argument}: got the same nn.Module more than once, expected different members")
     return tuple(teacher)
 
 

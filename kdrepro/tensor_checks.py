@@ -51,6 +51,33 @@ def feature(name: str, value: object, *, shape: str = "(B, ...)", dimensions: in
     return value
 
 
+def named(inputs: object) -> dict[str, object]:
+    """The parts of inputs, a tensor or a mapping of them, each by the name that a message should give it."""
+    if isinstance(inputs, Mapping):
+        return {f"inputs[{name!r}]": value for name, value in inputs.items()}
+    return {"inputs": inputs}
+
+
+def examples(inputs: object, *, of: str) -> int:
+    """Return how many examples there are in a tensor (N, ...), or in a mapping of such tensors, as many in each.
+
+    Raises `TypeError` for anything else, `ValueError` for none (`of` says of what), or another number in one of them.
+    """
+    count, first = 0, ""
+    for name, value in named(inputs).items():
+        if not isinstance(value, Tensor):
+            also = "" if isinstance(inputs, Mapping) else ", or a mapping of tensors"
+            raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor{also}")
+        if value.ndim == 0:
+            raise ValueError(f"{name}: got a tensor without dimensions, expected (N, ...)")
+        if first and len(value) != count:
+            raise ValueError(f"{name}: got {len(value)} examples, expected {count} as in {first}")
+        count, first = len(value), first or name
+    if count == 0:
+        raise ValueError(f"inputs: got an empty {of}, expected at least one example")
+    return count
+
+
 def classes_in_the_middle(targets: Sequence[int], logits: Sequence[int]) -> str:
     """What to add to an error where the shapes say that logits (B, K, ...) have their classes in dimension 1.
 

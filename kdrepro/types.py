@@ -21,6 +21,30 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+Inputs = Tensor | Mapping[str, Tensor]
+
+
+def taken(inputs: Inputs, rows: slice | Tensor) -> Inputs:
+    """Some of the examples of inputs."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    return {name: each[rows] for name, each in inputs.items()}
+
+
+def in_parts(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """The examples of inputs in order, `size` at a time, and the rest."""
+    whole = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+    for first in range(0, len(whole), size):
+        yield taken(inputs, slice(first, first + size))
+
+
+def moved(inputs: Inputs, device: torch.device | str) -> Inputs:
+    """The same inputs on `device`."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    return {name: each.to(device) for name, each in inputs.items()}
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch of training data.
@@ -30,7 +54,7 @@ class Batch:
     boolean, True where a position counts (`None`: all do); `index` (B,) positions of the examples in their data set.
     """
 
-    inputs: Tensor | Mapping[str, Tensor]
+    inputs: Inputs
     targets: Tensor | None
     mask: Tensor | None = None
     index: Tensor | None = None
@@ -63,11 +87,9 @@ class Batch:
 
     def every(self, step: int, *, first: int) -> Batch:
         """Every `step`-th example, from the one at `first` on."""
-        rows, inputs = slice(first, None, step), self.inputs
+        rows = slice(first, None, step)
         return Batch(
-            inputs[rows]
-            if isinstance(inputs, Tensor)
-            else {name: each[rows] for name, each in inputs.items()},
+            taken(self.inputs, rows),
             None if self.targets is None else self.targets[rows],
             None if self.mask is None else self.mask[rows],
             None if self.index is None else self.index[rows],
