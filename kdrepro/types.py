@@ -85,6 +85,17 @@ class Batch:
             return self.targets
         return self.targets.masked_fill(~mask, 0)
 
+    def mask_of_samples(self, feature: Tensor) -> Tensor | None:
+        """Return the mask (B,) for one value of each sample of a feature: a sample counts if any position of it does.
+
+        Of a feature that is a row of positions itself, (B, L, C), padding would count along: there the mask stays as it
+        is, for `masked_mean` to refuse where it is no (B,).
+        """
+        mask = self.mask
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim < 2 or feature.ndim == 3:
+            return mask
+        return _any_counts(mask)
+
     def every(self, step: int, *, first: int) -> Batch:
         """Every `step`-th example, from the one at `first` on."""
         rows = slice(first, None, step)
@@ -103,12 +114,13 @@ class Batch:
         mask, logits, features = self.mask, outputs.logits, outputs.features
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             return outputs
-        if mask.ndim == 1:
+        if mask.ndim and features:
+            left_out = ~_any_counts(mask)
             features = {
-                name: _without(value, ~mask) if len(value) == len(mask) else value
+                name: without(value, left_out) if len(value) == len(mask) else value
                 for name, value in features.items()
             }
-        return Outputs(_without(logits, ~mask) if mask.shape == logits.shape[:-1] else logits, features)
+        return Outputs(without(logits, ~mask) if mask.shape == logits.shape[:-1] else logits, features)
 
 
 @dataclass(frozen=True)
@@ -198,7 +210,12 @@ def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:
     return found[name]
 
 
-def _without(values: Tensor, left_out: Tensor) -> Tensor:
+def _any_counts(mask: Tensor) -> Tensor:
+    """Whether any position of a sample counts: (B, ...) → (B,)."""
+    return mask if mask.ndim == 1 else mask.flatten(1).any(dim=1)
+
+
+def without(values: Tensor, left_out: Tensor) -> Tensor:
     """Put 0 at some positions: (*positions, ...), (*positions) → (*positions, ...)."""
     if not at_hand(values, left_out):
         spread = left_out.reshape(*left_out.shape, *[1] * (values.ndim - left_out.ndim))
