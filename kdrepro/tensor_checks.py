@@ -159,6 +159,26 @@ def class_targets_at_hand(
     return class_targets(checked, classes=classes) if at_hand(checked) else checked
 
 
+def class_weights(value: object) -> Tensor:
+    """Return `value`, or raise unless it is a floating-point tensor (K,), finite, and none of it below 0.
+
+    The values are looked at only where that waits for nothing (`at_hand`).
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"class_weights: got {type(value).__name__}, expected a tensor (K,), one for each class"
+        )
+    if not value.is_floating_point():
+        raise TypeError(f"class_weights: got {value.dtype}, expected floating-point numbers")
+    if value.ndim != 1:
+        raise ValueError(f"class_weights: got shape {tuple(value.shape)}, expected (K,), one for each class")
+    if at_hand(value) and not bool((value.isfinite() & (value >= 0)).all()):
+        raise ValueError(
+            "class_weights: got NaN, infinity or a number below 0, expected finite numbers of at least 0"
+        )
+    return value
+
+
 def terms(value: object) -> dict[str, Tensor]:
     """Return what an objective gave.
 
