@@ -60,7 +60,8 @@ class Distiller(nn.Module):
     reach, as the layers above the guided one in the stage of hints.
 
     Raises `TypeError` for anything but modules, or an objective in a network's place; `ValueError` where student or
-    objective share the teacher's weights, for a tap that leads nowhere, or for taps on an ensemble or on no teacher.
+    objective share a part of the teacher that is not frozen or has buffers, for a tap that leads nowhere, or for taps
+    on an ensemble or on no teacher.
 
     >>> import torch
     >>> from kdrepro import HintonKD

@@ -187,6 +187,15 @@ def _identity(
                 frozen.check_apart(**{name: other})
         except ValueError as problem:
             yield error("shared_weights", str(problem), advice)
+    held = {id(value) for member in members for value in member.parameters()}
+    both = [name for name, value in student.named_parameters() if id(value) in held]
+    if both and not any(student.get_parameter(name).requires_grad for name in both):
+        yield warning(
+            "shared_frozen",
+            f"the student holds {len(both)} of the teacher's parameter tensors, the first as {both[0]!r}: they are "
+            "frozen, so they stay as they are",
+            f"Leave it where that is meant. {advice}",
+        )
 
 
 def _batch_of_one(size: int, student: nn.Module) -> Iterator[Finding]:

@@ -136,22 +136,25 @@ class FrozenTeacher:
     def check_apart(self, **others: nn.Module) -> None:
         """Raise `ValueError` if one of `others`, by argument name, is the teacher or shares weights with it.
 
-        Training it would change the teacher too; a network that is its own teacher learns nothing from it.
+        Training it would change the teacher too; a network that is its own teacher learns nothing from it. A part of
+        the teacher in which nothing requires a gradient may be in both, if it has no buffers: training may change
+        those (running statistics). Once the teacher was asked it is in eval mode.
         """
-        own = {id(module) for member in self.modules for module in member.modules() if _has_state(module)}
+        own = {id(module) for member in self.modules for module in member.modules() if _may_change(module)}
         own |= {id(member) for member in self.modules}
         weights = {_place(value) for member in self.modules for value in member.parameters()}
         advice = "expected a network of its own (copy.deepcopy makes one)"
+        frozen = f"{advice}, or to share what is frozen and has no buffers"
         for name, other in others.items():
             if any(other is member for member in self.modules):
                 raise ValueError(f"{name}: got the same object as the teacher, {advice}")
             for path, module in other.named_modules():
                 if id(module) in own:
-                    raise ValueError(f"{name}: got a submodule {path!r} that the teacher holds too, {advice}")
+                    raise ValueError(f"{name}: got a submodule {path!r} that the teacher holds too, {frozen}")
             for path, value in other.named_parameters():
                 place = _place(value)
-                if any(_overlap(place, weight) for weight in weights):
-                    raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {advice}")
+                if value.requires_grad and any(_overlap(place, weight) for weight in weights):
+                    raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {frozen}")
 
 
 def _is_lazy(module: nn.Module) -> bool:
@@ -233,9 +236,9 @@ def mean_of_softened(member_logits: Sequence[Tensor], *, temperature: float) -> 
     return temperature * (log_probs.logsumexp(dim=0) - math.log(len(member_logits)))
 
 
-def _has_state(module: nn.Module) -> bool:
-    own_parameters, own_buffers = module.parameters(recurse=False), module.buffers(recurse=False)
-    return next(own_parameters, None) is not None or next(own_buffers, None) is not None
+def _may_change(module: nn.Module) -> bool:
+    trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    return trains or next(module.buffers(recurse=False), None) is not None
 
 
 def _place(parameter: nn.Parameter) -> tuple[str, int, int]:
