@@ -32,7 +32,7 @@ from kdrepro.types import Batch, Inputs, Outputs, TrainingData, in_parts, moved
 _LOOK_EVERY = 50
 
 _Asked = FrozenTeacher | CachedTeacher | CachedTranslator
-Teacher = nn.Module | _Asked
+Teacher = nn.Module | Sequence[nn.Module] | _Asked
 
 
 @torch.no_grad()
@@ -118,8 +118,9 @@ def fit(
     `start_epoch(epoch)`, which is called before each, counted from 0 (with a checkpoint, once with 0 before it is
     looked at), and twice where what is around it passes it on. `validate` is called
     with the student in eval mode after each epoch and returns a number, less is better: the weights of the best epoch
-    are kept, and with `patience` training stops after that many epochs without a better one. The teacher runs in eval
-    mode and without gradient, and is bitwise unchanged afterwards.
+    are kept, and with `patience` training stops after that many epochs without a better one. `teacher` is a network, a
+    list of them, or what `cache_teacher` made; it runs in eval mode and without gradient, and is bitwise unchanged
+    afterwards.
 
     With `checkpoint`, a run that was killed at any moment and is started again with the same arguments ends with the
     same numbers as an uninterrupted one. All randomness is a function of the seed of `batches` and the epoch; the

@@ -294,7 +294,8 @@ def _is_new_best(curve: list[float]) -> bool:
 def share_of(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
     """Return this process's rows of a batch, and the weight that makes the average over processes the batch's mean.
 
-    That is over the positions that count: of sentences in equal parts one part may have more words.
+    That is over the positions that count: of sentences in equal parts one part may have more words. A term with one
+    value for each sample is weighed the same way.
     """
     if run.num_processes == 1:
         return batch, 1.0

@@ -263,6 +263,11 @@ def test_of_several_processes_none_takes_the_gpu_of_another(clean_state, monkeyp
     assert devices.place("cuda") == devices.place("cuda:0") == torch.device("cuda", 0)
     with pytest.raises(ValueError, match="device: got 'cuda:1' in the process of cuda:0, expected 'cuda'"):
         devices.place("cuda:1")
+    with (
+        pytest.raises(ValueError, match="device: got 'cuda:1' in the process of cuda:0"),
+        devices.accelerator("cuda:1"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("device", [torch.device("cpu"), "cpu:0"])

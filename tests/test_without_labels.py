@@ -23,6 +23,7 @@ from kdrepro import (
     cache_teacher,
     check,
 )
+from kdrepro.caching import CachedTranslator
 from kdrepro.members import share_of
 from kdrepro.replays import _parts, _whole
 
@@ -122,6 +123,12 @@ def test_check_looks_at_a_batch_without_labels():
     batch = Batch(batches().inputs, None)
     assert codes(check(teacher, student, batch, objective=SOFT)) == []
     assert codes(check(teacher, student, batch, objective=Supervised())) == ["objective_fails"]
+
+
+def test_a_translators_cached_outputs_are_found_by_the_targets():
+    cached = CachedTranslator(torch.zeros(5, 7), torch.tensor([2, 3]))
+    with pytest.raises(ValueError, match=r"batch.targets: got None, expected those of the text"):
+        cached.look_up(Batch(torch.zeros(2), None, index=torch.tensor([0, 1])))
 
 
 class SomeLabels(nn.Module):
