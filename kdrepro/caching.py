@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -16,7 +16,7 @@ from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Batches
 from kdrepro.data.text import SentenceBatches
 from kdrepro.teacher import FrozenTeacher
-from kdrepro.types import Batch, Outputs, TrainingData
+from kdrepro.types import Batch, Inputs, Outputs, TrainingData, in_parts, moved
 
 
 class CachedTeacher:
@@ -97,17 +97,20 @@ class CachedTeacher:
             raise TypeError(f"teacher: got cached outputs with {type(batches).__name__}, expected Batches")
         if _augments(batches):
             raise ValueError("teacher: got cached outputs with augmented batches: they belong to other views")
-        if len(self.logits) != len(batches.inputs):
+        if len(self.logits) != batches.examples:
             raise ValueError(
-                f"teacher: got cached outputs of {len(self.logits)} examples, expected {len(batches.inputs)}"
+                f"teacher: got cached outputs of {len(self.logits)} examples, expected {batches.examples}"
             )
         if self.inputs and self.inputs != _some(batches.inputs):
             raise ValueError(
                 "teacher: got cached outputs of other inputs than those of the batches, or of the same in another order"
             )
 
-    def look_up(self, batch: Batch) -> Outputs:
-        """Return the logits and features of the examples of `batch`."""
+    def look_up(self, batch: Batch | Tensor) -> Outputs:
+        """Return the logits and features of the examples of `batch`, or of those at an index (B,).
+
+        Raises `TypeError` for an index that holds no whole numbers, `ValueError` for one of another shape, or none.
+        """
         index = _index(batch)
         return Outputs(self.logits[index], {name: value[index] for name, value in self.features.items()})
 
@@ -164,6 +167,10 @@ class CachedTranslator:
 
     def look_up(self, batch: Batch) -> Outputs:
         """Return the logits of the pairs of `batch` (B, L, V); where it has padding they are somebody else's."""
+        if batch.targets is None:
+            raise ValueError(
+                "batch.targets: got None, expected those of the text, which say how many predictions"
+            )
         places = self.places(_index(batch), width=batch.targets.shape[1])
         return Outputs(self.logits[places.clamp_(max=len(self.logits) - 1)])
 
@@ -194,7 +201,13 @@ def _known_precision(precision: str) -> str:
     return checks.choice("precision", precision, ("fp32", "bf16", ""))
 
 
-def _index(batch: Batch) -> Tensor:
+def _index(batch: Batch | Tensor) -> Tensor:
+    if isinstance(batch, Tensor):
+        if batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool:
+            raise TypeError(f"index: got {batch.dtype}, expected the examples' positions (torch.int64)")
+        if batch.ndim != 1:
+            raise ValueError(f"index: got shape {tuple(batch.shape)}, expected (B,)")
+        return batch
     if batch.index is None:
         raise ValueError(
             "batch.index: got None, expected the examples' positions (a cached teacher looks them up)"
@@ -204,32 +217,32 @@ def _index(batch: Batch) -> Tensor:
 
 @overload
 def cache_teacher(
-    teacher: nn.Module | FrozenTeacher,
+    teacher: nn.Module | FrozenTeacher | Sequence[nn.Module],
     batches: Batches,
     *,
     temperature: float = 1.0,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: str = "auto",
 ) -> CachedTeacher: ...
 
 
 @overload
 def cache_teacher(
-    teacher: nn.Module | FrozenTeacher,
+    teacher: nn.Module | FrozenTeacher | Sequence[nn.Module],
     batches: SentenceBatches,
     *,
     temperature: float = 1.0,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: str = "auto",
 ) -> CachedTranslator: ...
 
 
 def cache_teacher(
-    teacher: nn.Module | FrozenTeacher,
+    teacher: nn.Module | FrozenTeacher | Sequence[nn.Module],
     batches: Batches | SentenceBatches,
     *,
     temperature: float = 1.0,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: str = "auto",
 ) -> CachedTeacher | CachedTranslator:
     """Run the teacher once over the data of `batches`: right only where student and teacher see the same view.
@@ -238,7 +251,7 @@ def cache_teacher(
     `fit` refuses another. The precision has to be that of the `fit` the cache is for, which refuses another, so that
     the cached loss equals the uncached one. Of a text it holds a logit for each word of the vocabulary at each word of
     the targets, in the precision of the teacher's: gigabytes, soon. Raises `ValueError` when `batches` augments, or has
-    an `epoch` of its own, which may: the cached outputs would belong to other inputs.
+    an `epoch` of its own, which may: the cached outputs would belong to other inputs. `device` is as in `fit`.
     """
     if isinstance(batches, Batches) and _augments(batches):
         raise ValueError(
@@ -252,8 +265,8 @@ def cache_teacher(
         if isinstance(batches, SentenceBatches):
             return _cache_translator(frozen, batches.to(where), temperature=temperature, precision=precision)
         parts = [
-            frozen(part.to(where), temperature=temperature)
-            for part in torch.split(batches.inputs, batches.batch_size)
+            frozen(moved(part, where), temperature=temperature)
+            for part in in_parts(batches.inputs, batches.batch_size)
         ]
     features = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
     return CachedTeacher(
@@ -271,10 +284,13 @@ def _augments(batches: Batches) -> bool:
     return batches.augment is not None or type(batches).epoch is not Batches.epoch
 
 
-def _some(inputs: Tensor) -> str:
+def _some(inputs: Inputs) -> str:
     """The digest of examples from all over, so that others, others' order or another scale are told at once."""
-    places = torch.linspace(0, len(inputs) - 1, min(len(inputs), 256), dtype=torch.float64)
-    return digests.of_tensors({"inputs": inputs[places.round().long().to(inputs.device)]})
+    some = {}
+    for name, values in (inputs if isinstance(inputs, Mapping) else {"inputs": inputs}).items():
+        places = torch.linspace(0, len(values) - 1, min(len(values), 256), dtype=torch.float64)
+        some[name] = values[places.round().long().to(values.device)]
+    return digests.of_tensors(some)
 
 
 def _averaged_at(teacher: FrozenTeacher, temperature: float) -> float | None:

@@ -30,30 +30,47 @@ def available() -> list[str]:
     return found
 
 
-def place(device: str = "auto") -> torch.device:
+def place(device: torch.device | str = "auto") -> torch.device:
     """Return where `device` is: `auto` takes CUDA, then MPS, then the CPU; a launched process has its own.
 
-    Raises `ValueError` for an unknown device, or one that this machine does not have.
+    One of several GPUs is `cuda:1`, or a `torch.device`. Raises `ValueError` for an unknown device, one that this
+    machine does not have, or in a launched process the GPU of another.
     """
     wanted = _wanted(device)
     if PartialState._shared_state or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         own = torch.device(PartialState().device)
-        if own.type == wanted:
+        _check_own(wanted, own)
+        if own.type == wanted.type and wanted.index in (None, own.index):
             return own
-    return torch.device(wanted)
+    return wanted
 
 
-def _wanted(device: str) -> str:
-    checks.choice("device", device, DEVICES)
-    if device != "auto" and device not in available():
+def _wanted(device: object) -> torch.device:
+    name = str(device) if isinstance(device, torch.device) else device
+    kind, colon, number = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if kind not in DEVICES or (colon and (kind == "auto" or not number.isdecimal())):
+        raise checks.wrong_name("device", device, DEVICES)
+    kind = available()[-1] if kind == "auto" else kind
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind not in available() or (colon and int(number) >= count):
+        some = f" (of which it has {count})" if kind == "cuda" and count else ""
         raise ValueError(
-            f"device: got {device!r}, expected one that this machine has: auto, {', '.join(available())}"
+            f"device: got {name!r}, expected one that this machine has: auto, {', '.join(available())}{some}"
         )
-    return device if device != "auto" else available()[-1]
+    # Of the others there is only one.
+    return torch.device(kind, int(number)) if colon and kind == "cuda" else torch.device(kind)
+
+
+def _check_own(wanted: torch.device, own: torch.device) -> None:
+    if PartialState().num_processes > 1 and own.type == wanted.type and wanted.index not in (None, own.index):
+        raise ValueError(
+            f"device: got '{wanted}' in the process of {own}, expected '{own.type}': of several processes each has its "
+            "own"
+        )
 
 
 @contextlib.contextmanager
-def accelerator(device: str = "auto") -> Iterator[Accelerator]:
+def accelerator(device: torch.device | str = "auto") -> Iterator[Accelerator]:
     """Give an `Accelerator` on `device`, as in `place`, and leave one that the caller has as it was.
 
     Under `accelerate launch` the processes and their devices are the launcher's. Raises as `place` does.
@@ -62,7 +79,7 @@ def accelerator(device: str = "auto") -> Iterator[Accelerator]:
     # Accelerate keeps one state for the whole process, in which another precision or device is refused.
     shared = [each._shared_state for each in (PartialState, AcceleratorState, GradientState)]
     before = [dict(state) for state in shared]
-    if shared[0] and PartialState().device.type != wanted and PartialState().num_processes == 1:
+    if shared[0] and PartialState().device.type != wanted.type and PartialState().num_processes == 1:
         shared[0].clear()
     shared[1].clear()
     shared[2].clear()
@@ -70,7 +87,16 @@ def accelerator(device: str = "auto") -> Iterator[Accelerator]:
         # Precision is ours (`autocast`), so that the losses stay in float32 and one process can use both.
         # In a step of several processes an objective may leave out layers of the student, as a hint does those above.
         spread = DistributedDataParallelKwargs(find_unused_parameters=True)
-        yield Accelerator(cpu=wanted == "cpu", mixed_precision="no", kwargs_handlers=[spread])
+        run = Accelerator(cpu=wanted.type == "cpu", mixed_precision="no", kwargs_handlers=[spread])
+        _check_own(wanted, run.device)
+        if wanted.index is None or run.num_processes > 1:
+            yield run
+        else:
+            # Accelerate knows the first GPU only; parts of torch ask which is the current one.
+            for state in shared[:2]:
+                state["device"] = wanted
+            with torch.cuda.device(wanted):
+                yield run
     finally:
         for state, old in zip(shared, before, strict=True):
             # The processes of a launch stay as they are.

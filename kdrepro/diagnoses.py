@@ -44,9 +44,8 @@ def warning(code: str, message: str, advice: str) -> Finding:
 
 def tensors(inputs: Tensor | Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors among a batch's inputs, by the name a message should give them."""
-    if isinstance(inputs, Tensor):
-        return {"inputs": inputs}
-    return {f"inputs[{name!r}]": value for name, value in inputs.items() if isinstance(value, Tensor)}
+    named = tensor_checks.named(inputs)
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def in_inputs(inputs: Tensor | Mapping[str, Any]) -> Iterator[Finding]:
@@ -99,9 +98,9 @@ def in_axes(logits: Tensor) -> Iterator[Finding]:
 
 def in_targets(batch: Batch, logits: Tensor) -> Iterator[Finding]:
     """Targets and mask that do not go with the student's logits."""
-    targets, mask, leading, classes = batch.targets, batch.mask, logits.shape[:-1], logits.shape[-1]
+    mask, leading, classes = batch.mask, logits.shape[:-1], logits.shape[-1]
     try:
-        tensor_checks.integer_targets(targets, classes=classes, leading=leading)
+        targets = tensor_checks.integer_targets(batch.targets, classes=classes, leading=leading)
     except TypeError as problem:
         advice = "Use targets.long(), or .argmax(-1) where they are one-hot."
         yield error("targets_type", str(problem), advice)
@@ -172,6 +171,8 @@ def between(teacher_logits: Tensor, student_logits: Tensor) -> Iterator[Finding]
 
 def in_accuracy(batch: Batch, teacher_logits: Tensor) -> Iterator[Finding]:
     """A teacher right no more often than guessing, where the batch is large enough to tell (binomial)."""
+    if batch.targets is None:
+        return
     right = teacher_logits.argmax(-1) == batch.targets.to(teacher_logits.device)
     if batch.mask is not None:
         right = right[batch.mask]

@@ -13,24 +13,25 @@ from torch.utils._pytree import register_pytree_node
 
 from kdrepro import checks, objectives, taps, tensor_checks
 from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
-from kdrepro.types import Batch
+from kdrepro.types import Batch, Outputs, as_outputs
 
 
 @dataclass(frozen=True)
 class Distilled:
     """What a `Distiller` gives: `loss` to call `.backward()` on, its `terms` by name (they sum to it, already
-    weighted), and the student's `logits` and `features`.
+    weighted), the student's `logits` and `features`, and the `teacher`'s outputs (`None` without one), detached.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
     logits: Tensor
     features: dict[str, Tensor]
+    teacher: Outputs | None = None
 
 
 register_pytree_node(
     Distilled,
-    lambda out: ([out.loss, out.terms, out.logits, out.features], None),
+    lambda out: ([out.loss, out.terms, out.logits, out.features, out.teacher], None),
     lambda parts, _: Distilled(*parts),
     serialized_type_name="kdrepro.Distilled",
 )
@@ -59,7 +60,8 @@ class Distiller(nn.Module):
     reach, as the layers above the guided one in the stage of hints.
 
     Raises `TypeError` for anything but modules, or an objective in a network's place; `ValueError` where student or
-    objective share the teacher's weights, for a tap that leads nowhere, or for taps on an ensemble or on no teacher.
+    objective share a part of the teacher that is not frozen or has buffers, for a tap that leads nowhere, or for taps
+    on an ensemble or on no teacher.
 
     >>> import torch
     >>> from kdrepro import HintonKD
@@ -99,15 +101,26 @@ class Distiller(nn.Module):
             self.student_taps = taps.checked(student, student_taps, argument="student_taps")
 
     def forward(
-        self, inputs: Tensor | Mapping[str, Any], targets: Tensor | None = None, mask: Tensor | None = None
+        self,
+        inputs: Tensor | Mapping[str, Any],
+        targets: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        teacher_inputs: Tensor | Mapping[str, Any] | None = None,
+        teacher_outputs: Tensor | Outputs | None = None,
     ) -> Distilled:
         """Loss of the student on one batch.
 
         `inputs` goes to both networks: a tensor as it is, a mapping as keyword arguments (as Hugging Face's
         models take them). `targets` (B,) or (B, L) may be left out where the objective does not look at them;
         `mask` is boolean and of their shape, True where a position counts.
-        Raises `TypeError` for inputs that are a tuple, a list or a `Batch`, naming the call that takes it apart.
+        `teacher_inputs` is what the teacher gets instead: another view or tokenisation of the same examples.
+        `teacher_outputs` is what it said already, logits (B, K) or `Outputs` such as `CachedTeacher.look_up` gives: it
+        is not asked then, and there need be none. An ensemble's has to be averaged at the objective's temperature.
+        Raises `TypeError` for inputs that are a tuple, a list or a `Batch`, naming the call that takes it apart;
+        `ValueError` for both of `teacher_inputs` and `teacher_outputs`, or inputs for a teacher that is not there.
         """
+        _check_for_teacher(self.teacher, teacher_inputs, teacher_outputs)
         if isinstance(inputs, tuple | list | Batch):
             parts = "batch.inputs, batch.targets, batch.mask" if isinstance(inputs, Batch) else "*batch"
             raise TypeError(
@@ -116,13 +129,18 @@ class Distiller(nn.Module):
             )
         student = run_module(self.student, inputs, side="student", tapped=self.student_taps)
         teacher = None
-        if self.teacher is not None:
+        if teacher_outputs is not None:
+            teacher = _detached(as_outputs(teacher_outputs, side="teacher"))
+        elif self.teacher is not None:
             several = len(self.teacher.modules) > 1
-            teacher = self.teacher(inputs, temperature=temperature_of(self.objective) if several else 1.0)
+            teacher = self.teacher(
+                inputs if teacher_inputs is None else teacher_inputs,
+                temperature=temperature_of(self.objective) if several else 1.0,
+            )
         # An objective that reads what is not there says so itself.
-        batch = Batch(cast(Tensor, inputs), cast(Tensor, targets), mask)
+        batch = Batch(cast(Tensor, inputs), targets, mask)
         terms = self.objective(student, teacher, batch)
-        return Distilled(total(terms), dict(terms), student.logits, student.features)
+        return Distilled(total(terms), dict(terms), student.logits, student.features, teacher)
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the objective, and every part of it that asks, which epoch begins, counted from 0."""
@@ -134,6 +152,25 @@ class Distiller(nn.Module):
                 member._apply(fn)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _check_for_teacher(teacher: FrozenTeacher | None, inputs: object, outputs: object) -> None:
+    """Raise `TypeError` or `ValueError` where what is for the teacher alone is of no use."""
+    if outputs is not None and not isinstance(outputs, Tensor | Outputs):
+        raise TypeError(
+            f"teacher_outputs: got {type(outputs).__name__}, expected a tensor of logits or kdrepro.Outputs"
+        )
+    if inputs is None:
+        return
+    if outputs is not None:
+        raise ValueError("teacher_inputs: got them with teacher_outputs, expected one of the two")
+    if teacher is None:
+        raise ValueError("teacher_inputs: got them without a teacher, expected a teacher that they are for")
+
+
+def _detached(outputs: Outputs) -> Outputs:
+    features = {name: value.detach() for name, value in outputs.features.items()}
+    return Outputs(outputs.logits.detach(), features)
 
 
 def total(terms: object) -> Tensor:

@@ -59,11 +59,10 @@ def check(
         if teacher_taps is not None:
             frozen = [FrozenTeacher(members, teacher_taps=teacher_taps)]
         findings += _identity(members, student, objective)
-        size = _size(batch)
-        if size == 0:
+        if batch.size == 0:
             return [*findings, error("empty_batch", "the batch holds no examples", "Take a batch with some.")]
         findings += diagnoses.in_inputs(batch.inputs)
-        findings += _batch_of_one(size, student)
+        findings += _batch_of_one(batch.size, student)
         outputs = [
             _ask(_name(position, members), member, batch, findings) for position, member in enumerate(frozen)
         ]
@@ -90,8 +89,7 @@ def check(
         findings += diagnoses.between(together.logits, answer.logits)
         # Beyond an error the numbers mean nothing.
         if not any(finding.severity == "error" for finding in findings):
-            if batch.targets is not None:
-                findings += diagnoses.in_accuracy(batch, together.logits)
+            findings += diagnoses.in_accuracy(batch, together.logits)
             if objective is not None:
                 # Whoever calls may be inside `no_grad`, or in inference mode.
                 with torch.inference_mode(False), torch.enable_grad():
@@ -189,13 +187,15 @@ def _identity(
                 frozen.check_apart(**{name: other})
         except ValueError as problem:
             yield error("shared_weights", str(problem), advice)
-
-
-def _size(batch: Batch) -> int:
-    """Return how many examples there are: that of the targets, or the most of any input, as some hold for all."""
-    if isinstance(batch.targets, Tensor) and batch.targets.ndim:
-        return len(batch.targets)
-    return max((len(value) for value in diagnoses.tensors(batch.inputs).values() if value.ndim), default=0)
+    held = {id(value) for member in members for value in member.parameters()}
+    both = [name for name, value in student.named_parameters() if id(value) in held]
+    if both and not any(student.get_parameter(name).requires_grad for name in both):
+        yield warning(
+            "shared_frozen",
+            f"the student holds {len(both)} of the teacher's parameter tensors, the first as {both[0]!r}: they are "
+            "frozen, so they stay as they are",
+            f"Leave it where that is meant. {advice}",
+        )
 
 
 def _batch_of_one(size: int, student: nn.Module) -> Iterator[Finding]:

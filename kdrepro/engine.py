@@ -19,64 +19,64 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from kdrepro import checks, devices, digests, progressing
+from kdrepro import checks, devices, digests, progressing, tensor_checks
 from kdrepro.caching import CachedTeacher, CachedTranslator, check_asked_for
 from kdrepro.members import Member, Trainee, check_apart, share_of
 from kdrepro.replays import Replay
 from kdrepro.resume import History
-from kdrepro.teacher import FrozenTeacher, run_module, temperature_of
+from kdrepro.teacher import FrozenTeacher, members_of, run_module, temperature_of
 from kdrepro.trials import Ask, check_batches, located
-from kdrepro.types import Batch, Outputs, TrainingData
+from kdrepro.types import Batch, Inputs, Outputs, TrainingData, in_parts, moved
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
 _LOOK_EVERY = 50
 
 _Asked = FrozenTeacher | CachedTeacher | CachedTranslator
-Teacher = nn.Module | _Asked
+Teacher = nn.Module | Sequence[nn.Module] | _Asked
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module | FrozenTeacher,
-    inputs: Tensor,
+    model: nn.Module | FrozenTeacher | Sequence[nn.Module],
+    inputs: Inputs,
     *,
     batch_size: int = 1000,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: str = "fp32",
 ) -> Tensor:
     """Return a net's logits for `inputs`, in eval mode, on the CPU in float32: (N, ...) → (N, K).
 
-    The net's mode is put back as it was. Raises `ValueError` for no inputs or a device this machine lacks.
+    Of a list of nets they are those whose softmax is the mean of theirs. Inputs that are a mapping of tensors go to the
+    net as keyword arguments. `device` is as in `fit`. The modes of the nets are put back as they were.
+    Raises `TypeError` for a model or inputs of another kind; `ValueError` for no inputs, a mapping whose tensors hold
+    different numbers of examples, or a device this machine lacks.
     """
     return outputs(model, inputs, batch_size=batch_size, device=device, precision=precision).logits
 
 
 @torch.no_grad()
 def outputs(
-    model: nn.Module | FrozenTeacher,
-    inputs: Tensor,
+    model: nn.Module | FrozenTeacher | Sequence[nn.Module],
+    inputs: Inputs,
     *,
     batch_size: int = 1000,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: str = "fp32",
 ) -> Outputs:
-    """Return what `predict` does and the features that the net gives (see `Taps`), on the CPU in float32."""
-    if len(inputs) == 0:
-        raise ValueError("inputs: got an empty batch, expected at least one example")
+    """Return what `predict` does and the features that one net gives (see `Taps`), on the CPU in float32."""
+    tensor_checks.examples(inputs, of="batch")
+    size = checks.whole("batch_size", batch_size, least=1)
     where = devices.place(device)
-    model.to(where)
-    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
-    if isinstance(model, nn.Module):
-        model.eval()
+    nets = () if isinstance(model, FrozenTeacher) else members_of(model, argument="model")
+    modes = [(part, part.training) for net in nets for part in net.modules()]
+    for net in nets:
+        net.to(where).eval()
+    frozen = model.to(where) if isinstance(model, FrozenTeacher) else FrozenTeacher(nets)
     try:
         with devices.autocast(devices.precision_for(precision, where), where):
             parts = [
-                (
-                    run_module(model, part.to(where), side="model")
-                    if isinstance(model, nn.Module)
-                    else model(part.to(where))
-                )
-                for part in torch.split(inputs, checks.whole("batch_size", batch_size, least=1))
+                run_module(nets[0], part, side="model") if len(nets) == 1 else frozen(part)
+                for part in (moved(part, where) for part in in_parts(inputs, size))
             ]
     finally:
         for part, training in modes:
@@ -103,7 +103,7 @@ def fit(
     after_step: Callable[[nn.Module], None] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
     patience: int | None = None,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: str = "auto",
     checkpoint: Path | str | None = None,
     checkpoint_seconds: float = 20.0,
@@ -118,8 +118,9 @@ def fit(
     `start_epoch(epoch)`, which is called before each, counted from 0 (with a checkpoint, once with 0 before it is
     looked at), and twice where what is around it passes it on. `validate` is called
     with the student in eval mode after each epoch and returns a number, less is better: the weights of the best epoch
-    are kept, and with `patience` training stops after that many epochs without a better one. The teacher runs in eval
-    mode and without gradient, and is bitwise unchanged afterwards.
+    are kept, and with `patience` training stops after that many epochs without a better one. `teacher` is a network, a
+    list of them, or what `cache_teacher` made; it runs in eval mode and without gradient, and is bitwise unchanged
+    afterwards.
 
     With `checkpoint`, a run that was killed at any moment and is started again with the same arguments ends with the
     same numbers as an uninterrupted one. All randomness is a function of the seed of `batches` and the epoch; the
@@ -129,11 +130,11 @@ def fit(
     Under `accelerate launch` every process takes its share of each batch (BatchNorm statistics are each process's own,
     and what `validate` returns is averaged).
 
-    `device` is `auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda` or `mps`. `precision` is that of the networks,
-    `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as many CPUs do too. Weights are float32
-    in any case, and so are the losses of this package and the sums of yours: an objective of your own gets what nets
-    give in bf16, and had better begin with `.float()`. Where that is faster, weights lie with the channels last in
-    memory while it trains.
+    `device` is `auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda`, `cuda:1` or `mps`, or a `torch.device`.
+    `precision` is that of the networks, `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it itself, as
+    many CPUs do too. Weights are float32 in any case, and so are the losses of this package and the sums of yours: an
+    objective of your own gets what nets give in bf16, and had better begin with `.float()`. Where that is faster,
+    weights lie with the channels last in memory while it trains.
     `cuda_graphs` records the passes of a step on CUDA, once for each shape of a batch, and replays them, which spares a
     small net the launching of its kernels one by one; the numbers are the same. It is for nets and objectives whose
     Python does the same in every step, and which change what they keep in place: a choice or a count would stay as
@@ -176,7 +177,7 @@ def fit_cohort(
     *,
     epochs: int,
     teacher: Teacher | None = None,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: str = "auto",
     checkpoint_seconds: float = 20.0,
     progress: str | None = None,

@@ -294,11 +294,12 @@ def _is_new_best(curve: list[float]) -> bool:
 def share_of(batch: Batch, run: Accelerator) -> tuple[Batch, float]:
     """Return this process's rows of a batch, and the weight that makes the average over processes the batch's mean.
 
-    That is over the positions that count: of sentences in equal parts one part may have more words.
+    That is over the positions that count: of sentences in equal parts one part may have more words. A term with one
+    value for each sample is weighed the same way.
     """
     if run.num_processes == 1:
         return batch, 1.0
     own = batch.every(run.num_processes, first=run.process_index)
     if own.mask is None or batch.mask is None:
-        return own, len(own.targets) * run.num_processes / len(batch.targets)
+        return own, own.size * run.num_processes / batch.size
     return own, float(own.mask.sum() / batch.mask.sum()) * run.num_processes

@@ -164,7 +164,7 @@ def _parts(batch: Batch, taught: Outputs | None) -> dict[str, Tensor]:
 def _whole(parts: dict[str, Tensor]) -> tuple[Batch, Outputs | None]:
     """Put together again what `_parts` took apart."""
     inputs = parts["inputs"] if "inputs" in parts else _named(parts, "inputs.")
-    batch = Batch(inputs, parts["targets"], parts.get("mask"), parts.get("index"))
+    batch = Batch(inputs, parts.get("targets"), parts.get("mask"), parts.get("index"))
     return batch, Outputs(parts["logits"], _named(parts, "features.")) if "logits" in parts else None
 
 

@@ -53,20 +53,26 @@ def _kinds(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(found)) or "no tensors"
 
 
-def members_of(teacher: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+def members_of(
+    teacher: nn.Module | Sequence[nn.Module], *, argument: str = "teacher"
+) -> tuple[nn.Module, ...]:
     """The networks of a teacher: itself, or those of a list, a tuple or an `nn.ModuleList`."""
     # A ModuleList is a module, but not one that can be called: its members are meant.
     if isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList):
-        objectives.check_network("teacher", teacher)
+        objectives.check_network(argument, teacher)
         return (teacher,)
     if not isinstance(teacher, list | tuple | nn.ModuleList):
-        raise TypeError(f"teacher: got {type(teacher).__name__}, expected an nn.Module or a list of them")
+        cached = "; outputs looked up are given at each step: teacher_outputs=cached.look_up(index)"
+        raise TypeError(
+            f"{argument}: got {type(teacher).__name__}, expected an nn.Module or a list of them"
+            + (cached if hasattr(teacher, "look_up") else "")
+        )
     for position, member in enumerate(teacher):
-        objectives.check_network(f"teacher[{position}]", member)
+        objectives.check_network(f"{argument}[{position}]", member)
     if not len(teacher):
-        raise ValueError("teacher: got an empty list, expected at least one nn.Module")
+        raise ValueError(f"{argument}: got an empty list, expected at least one nn.Module")
     if len({id(member) for member in teacher}) < len(teacher):
-        raise ValueError("teacher: got the same nn.Module more than once, expected different members")
+        raise ValueError(f"{argument}: got the same nn.Module more than once, expected different members")
     return tuple(teacher)
 
 
@@ -130,22 +136,25 @@ class FrozenTeacher:
     def check_apart(self, **others: nn.Module) -> None:
         """Raise `ValueError` if one of `others`, by argument name, is the teacher or shares weights with it.
 
-        Training it would change the teacher too; a network that is its own teacher learns nothing from it.
+        Training it would change the teacher too; a network that is its own teacher learns nothing from it. A part of
+        the teacher in which nothing requires a gradient may be in both, if it has no buffers: training may change
+        those (running statistics). Once the teacher was asked it is in eval mode.
         """
-        own = {id(module) for member in self.modules for module in member.modules() if _has_state(module)}
+        own = {id(module) for member in self.modules for module in member.modules() if _may_change(module)}
         own |= {id(member) for member in self.modules}
         weights = {_place(value) for member in self.modules for value in member.parameters()}
         advice = "expected a network of its own (copy.deepcopy makes one)"
+        frozen = f"{advice}, or to share what is frozen and has no buffers"
         for name, other in others.items():
             if any(other is member for member in self.modules):
                 raise ValueError(f"{name}: got the same object as the teacher, {advice}")
             for path, module in other.named_modules():
                 if id(module) in own:
-                    raise ValueError(f"{name}: got a submodule {path!r} that the teacher holds too, {advice}")
+                    raise ValueError(f"{name}: got a submodule {path!r} that the teacher holds too, {frozen}")
             for path, value in other.named_parameters():
                 place = _place(value)
-                if any(_overlap(place, weight) for weight in weights):
-                    raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {advice}")
+                if value.requires_grad and any(_overlap(place, weight) for weight in weights):
+                    raise ValueError(f"{name}: got a parameter {path!r} that the teacher holds too, {frozen}")
 
 
 def _is_lazy(module: nn.Module) -> bool:
@@ -227,9 +236,9 @@ def mean_of_softened(member_logits: Sequence[Tensor], *, temperature: float) -> 
     return temperature * (log_probs.logsumexp(dim=0) - math.log(len(member_logits)))
 
 
-def _has_state(module: nn.Module) -> bool:
-    own_parameters, own_buffers = module.parameters(recurse=False), module.buffers(recurse=False)
-    return next(own_parameters, None) is not None or next(own_buffers, None) is not None
+def _may_change(module: nn.Module) -> bool:
+    trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    return trains or next(module.buffers(recurse=False), None) is not None
 
 
 def _place(parameter: nn.Parameter) -> tuple[str, int, int]:

@@ -51,6 +51,33 @@ def feature(name: str, value: object, *, shape: str = "(B, ...)", dimensions: in
     return value
 
 
+def named(inputs: object) -> dict[str, object]:
+    """The parts of inputs, a tensor or a mapping of them, each by the name that a message should give it."""
+    if isinstance(inputs, Mapping):
+        return {f"inputs[{name!r}]": value for name, value in inputs.items()}
+    return {"inputs": inputs}
+
+
+def examples(inputs: object, *, of: str) -> int:
+    """Return how many examples there are in a tensor (N, ...), or in a mapping of such tensors, as many in each.
+
+    Raises `TypeError` for anything else, `ValueError` for none (`of` says of what), or another number in one of them.
+    """
+    count, first = 0, ""
+    for name, value in named(inputs).items():
+        if not isinstance(value, Tensor):
+            also = "" if isinstance(inputs, Mapping) else ", or a mapping of tensors"
+            raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor{also}")
+        if value.ndim == 0:
+            raise ValueError(f"{name}: got a tensor without dimensions, expected (N, ...)")
+        if first and len(value) != count:
+            raise ValueError(f"{name}: got {len(value)} examples, expected {count} as in {first}")
+        count, first = len(value), first or name
+    if count == 0:
+        raise ValueError(f"inputs: got an empty {of}, expected at least one example")
+    return count
+
+
 def classes_in_the_middle(targets: Sequence[int], logits: Sequence[int]) -> str:
     """What to add to an error where the shapes say that logits (B, K, ...) have their classes in dimension 1.
 
@@ -130,6 +157,26 @@ def class_targets_at_hand(
     """
     checked = integer_targets(targets, classes=classes, leading=leading)
     return class_targets(checked, classes=classes) if at_hand(checked) else checked
+
+
+def class_weights(value: object) -> Tensor:
+    """Return `value`, or raise unless it is a floating-point tensor (K,), finite, and none of it below 0.
+
+    The values are looked at only where that waits for nothing (`at_hand`).
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"class_weights: got {type(value).__name__}, expected a tensor (K,), one for each class"
+        )
+    if not value.is_floating_point():
+        raise TypeError(f"class_weights: got {value.dtype}, expected floating-point numbers")
+    if value.ndim != 1:
+        raise ValueError(f"class_weights: got shape {tuple(value.shape)}, expected (K,), one for each class")
+    if at_hand(value) and not bool((value.isfinite() & (value >= 0)).all()):
+        raise ValueError(
+            "class_weights: got NaN, infinity or a number below 0, expected finite numbers of at least 0"
+        )
+    return value
 
 
 def terms(value: object) -> dict[str, Tensor]:

@@ -141,6 +141,7 @@ class TranslationTest:
         for batch in batches.to(self.device).epoch(0):
             logits = [run_module(each, batch.inputs, side="model").logits.float() for each in nets]
             assert batch.mask is not None
+            assert batch.targets is not None
             kept = int(batch.mask.sum())
             total += float(hard_target_loss(logits[0], batch.targets)[batch.mask].sum())
             count += kept

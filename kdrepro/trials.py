@@ -40,8 +40,12 @@ def located(epoch: int, number: int) -> Iterator[None]:
 def try_one(step: Step, ask: Ask | None, data: TrainingData, *, processes: int) -> None:
     """Run the first examples through student, teacher and objective, so that what cannot work fails before training."""
     batch = data.first(2)
-    # Whatever its mask, the first examples count here.
-    batch = Batch(batch.inputs, batch.counted_targets, None, batch.index)
+    # Whatever its mask, the first examples count here. No target says whether its shape is right, so it stays.
+    if batch.targets is None:
+        mask = None if batch.mask is None else torch.ones_like(batch.mask)
+        batch = Batch(batch.inputs, None, mask, batch.index)
+    else:
+        batch = Batch(batch.inputs, batch.counted_targets, None, batch.index)
     mode = step.training
     step.eval()
     outputs = run_module(step.student, batch.inputs, side="student")

@@ -21,41 +21,87 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+Inputs = Tensor | Mapping[str, Tensor]
+
+
+def taken(inputs: Inputs, rows: slice | Tensor) -> Inputs:
+    """Some of the examples of inputs."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    return {name: each[rows] for name, each in inputs.items()}
+
+
+def in_parts(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """The examples of inputs in order, `size` at a time, and the rest."""
+    whole = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+    for first in range(0, len(whole), size):
+        yield taken(inputs, slice(first, first + size))
+
+
+def moved(inputs: Inputs, device: torch.device | str) -> Inputs:
+    """The same inputs on `device`."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    return {name: each.to(device) for name, each in inputs.items()}
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch of training data.
 
     Shapes: `inputs` (B, ...), or a mapping of such tensors, which a network takes as keyword arguments; `targets` (B,)
-    or (B, L) class numbers, `mask` like `targets`, boolean, True where a position counts (`None`: all do), `index` (B,)
-    positions of the examples in their data set.
+    or (B, L) class numbers, `None` where nothing is labelled; `mask` one for each logit vector, as the targets,
+    boolean, True where a position counts (`None`: all do); `index` (B,) positions of the examples in their data set.
     """
 
-    inputs: Tensor | Mapping[str, Tensor]
-    targets: Tensor
+    inputs: Inputs
+    targets: Tensor | None
     mask: Tensor | None = None
     index: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """How many examples there are: as many as targets, or the most of any input, as some hold for all."""
+        if isinstance(self.targets, Tensor) and self.targets.ndim:
+            return len(self.targets)
+        given = self.inputs.values() if isinstance(self.inputs, Mapping) else [self.inputs]
+        return max((len(each) for each in given if isinstance(each, Tensor) and each.ndim), default=0)
 
     @property
     def counted_targets(self) -> Tensor:
         """The targets, with class 0 where `mask` leaves a position out: padding is often -100, which is no class.
 
-        A mask that does not fit is left for `masked_mean` to refuse.
+        Raises `TypeError` where there are none. A mask that does not fit is left for `masked_mean` to refuse.
         """
         mask = self.mask
+        if self.targets is None:
+            raise TypeError(
+                "targets: got None, expected class numbers, which this objective reads; without labels train under one "
+                "that reads none, such as HintonKD(..., soft_weight=1), BornAgain() or HintStage"
+            )
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             return self.targets
         if mask.shape != getattr(self.targets, "shape", None):
             return self.targets
         return self.targets.masked_fill(~mask, 0)
 
+    def mask_of_samples(self, feature: Tensor) -> Tensor | None:
+        """Return the mask (B,) for one value of each sample of a feature: a sample counts if any position of it does.
+
+        Of a feature that is a row of positions itself, (B, L, C), padding would count along: there the mask stays as it
+        is, for `masked_mean` to refuse where it is no (B,).
+        """
+        mask = self.mask
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim < 2 or feature.ndim == 3:
+            return mask
+        return _any_counts(mask)
+
     def every(self, step: int, *, first: int) -> Batch:
         """Every `step`-th example, from the one at `first` on."""
-        rows, inputs = slice(first, None, step), self.inputs
+        rows = slice(first, None, step)
         return Batch(
-            inputs[rows]
-            if isinstance(inputs, Tensor)
-            else {name: each[rows] for name, each in inputs.items()},
-            self.targets[rows],
+            taken(self.inputs, rows),
+            None if self.targets is None else self.targets[rows],
             None if self.mask is None else self.mask[rows],
             None if self.index is None else self.index[rows],
         )
@@ -68,12 +114,13 @@ class Batch:
         mask, logits, features = self.mask, outputs.logits, outputs.features
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             return outputs
-        if mask.ndim == 1:
+        if mask.ndim and features:
+            left_out = ~_any_counts(mask)
             features = {
-                name: _without(value, ~mask) if len(value) == len(mask) else value
+                name: without(value, left_out) if len(value) == len(mask) else value
                 for name, value in features.items()
             }
-        return Outputs(_without(logits, ~mask) if mask.shape == logits.shape[:-1] else logits, features)
+        return Outputs(without(logits, ~mask) if mask.shape == logits.shape[:-1] else logits, features)
 
 
 @dataclass(frozen=True)
@@ -163,7 +210,12 @@ def tapped(side: str, outputs: Outputs | None, name: str) -> Tensor:
     return found[name]
 
 
-def _without(values: Tensor, left_out: Tensor) -> Tensor:
+def _any_counts(mask: Tensor) -> Tensor:
+    """Whether any position of a sample counts: (B, ...) → (B,)."""
+    return mask if mask.ndim == 1 else mask.flatten(1).any(dim=1)
+
+
+def without(values: Tensor, left_out: Tensor) -> Tensor:
     """Put 0 at some positions: (*positions, ...), (*positions) → (*positions, ...)."""
     if not at_hand(values, left_out):
         spread = left_out.reshape(*left_out.shape, *[1] * (values.ndim - left_out.ndim))

@@ -208,3 +208,91 @@ def test_memory_that_is_freed_stays_with_the_process_only_if_asked(keep):
     if keep and said == "False":
         pytest.skip("not GNU's allocator")
     assert float(given_back) < 1 if keep else float(given_back) > 100
+
+
+@pytest.mark.parametrize("device", ["cuda:1", torch.device("cuda", 1)])
+def test_one_of_several_gpus_can_be_asked_for(device, clean_state, monkeypatch):
+    machine(monkeypatch, cuda=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.place(device) == torch.device("cuda", 1)
+    assert devices.place("cuda") == torch.device("cuda")
+    current = []
+
+    class Current:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            current.append(self.device)
+
+        def __exit__(self, *problem):
+            current.append(None)
+
+    monkeypatch.setattr(torch.cuda, "device", Current)
+    with devices.accelerator(device) as run:
+        assert run.device == torch.device("cuda", 1)
+        assert current == [torch.device("cuda", 1)]
+    assert current == [torch.device("cuda", 1), None]
+    assert PartialState._shared_state == {}
+    with devices.accelerator("cpu") as run:
+        assert run.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:2", torch.device("cuda", 7)])
+def test_a_gpu_that_is_not_there_is_refused_with_how_many_are(device, monkeypatch):
+    machine(monkeypatch, cuda=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        ValueError,
+        match=rf"device: got '{device}', expected one that this machine has: auto, cpu, cuda .of which it has 2",
+    ):
+        devices.place(device)
+
+
+@pytest.mark.parametrize("device", ["cuda:x", "cuda:", "auto:1", "tpu", torch.device("meta"), 1, None])
+def test_what_names_no_device_is_refused(device):
+    with pytest.raises(ValueError, match=r"device: got .*, expected one of auto, cpu, cuda, mps"):
+        devices.place(device)
+
+
+def test_of_several_processes_none_takes_the_gpu_of_another(clean_state, monkeypatch):
+    machine(monkeypatch, cuda=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    state = PartialState(cpu=True)
+    state.device, state.num_processes = torch.device("cuda", 0), 2
+    assert devices.place("cuda") == devices.place("cuda:0") == torch.device("cuda", 0)
+    with pytest.raises(ValueError, match="device: got 'cuda:1' in the process of cuda:0, expected 'cuda'"):
+        devices.place("cuda:1")
+    with (
+        pytest.raises(ValueError, match="device: got 'cuda:1' in the process of cuda:0"),
+        devices.accelerator("cuda:1"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), "cpu:0"])
+def test_a_device_of_torchs_is_taken_everywhere(device):
+    net, inputs = nn.Linear(4, 3), torch.randn(8, 4)
+    data = kdrepro.Batches(inputs, torch.zeros(8, dtype=torch.int64), batch_size=4, seed=0)
+    cached = kdrepro.cache_teacher(nn.Linear(4, 3), data, device=device, precision="fp32")
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.1), "epochs": 1, "precision": "fp32"}
+    history = kdrepro.fit(net, kdrepro.BornAgain(), data, teacher=cached, device=device, **options)
+    assert history.epochs == 1
+    assert torch.equal(
+        kdrepro.predict(net, inputs, device=device), kdrepro.predict(net, inputs, device="cpu")
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_the_last_gpu_gives_the_numbers_of_the_first(graphs):
+    inputs, found = torch.randn(64, 4), []
+    data = kdrepro.Batches(inputs, torch.zeros(64, dtype=torch.int64), batch_size=4, seed=0)
+    for device in ("cuda", torch.device("cuda", torch.cuda.device_count() - 1)):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        options = {"optimizer": partial(torch.optim.SGD, lr=0.1), "epochs": 3, "precision": "fp32"}
+        history = kdrepro.fit(net, kdrepro.Supervised(), data, device=device, cuda_graphs=graphs, **options)
+        found.append((history.curves, kdrepro.predict(net, inputs, device=device).tolist()))
+    assert found[0] == found[1]
+    assert next(net.parameters()).device == torch.device("cuda", torch.cuda.device_count() - 1)

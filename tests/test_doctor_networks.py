@@ -100,7 +100,7 @@ def test_one_object_as_teacher_and_student():
 
 
 def test_shared_weights():
-    teacher = network(0).eval().requires_grad_(False)
+    teacher = network(0).eval()
     student = nn.Sequential(teacher[0], nn.Linear(8, 5))
     finding = next(
         each for each in check(teacher, student, (INPUTS, TARGETS)) if each.code == "shared_weights"

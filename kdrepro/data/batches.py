@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdrepro import checks, tensor_checks
-from kdrepro.types import Batch
+from kdrepro.types import Batch, Inputs, moved, taken
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+# Called with the inputs of a batch, a tensor or a mapping of them as they are, and with what draws the numbers.
+Augment = Callable[[Any, torch.Generator], Any]
 
 
 class Jitter:
@@ -26,8 +28,7 @@ class Jitter:
         self.pixels = checks.whole("pixels", pixels)
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        if inputs.ndim != 4:
-            raise ValueError(f"inputs: got shape {tuple(inputs.shape)}, expected (B, C, H, W)")
+        _check_images(inputs)
         count, _, height, width = inputs.shape
         shifts = _drawn(-self.pixels, self.pixels + 1, (count, 2), generator, inputs.device)
         padded = torch.nn.functional.pad(inputs, [self.pixels] * 4)
@@ -55,8 +56,7 @@ class CropFlip:
         self.flip = flip
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        if inputs.ndim != 4:
-            raise ValueError(f"inputs: got shape {tuple(inputs.shape)}, expected (B, C, H, W)")
+        _check_images(inputs)
         count, _, height, width = inputs.shape
         if self.padding == "reflect" and self.pixels >= min(height, width):
             raise ValueError(
@@ -97,8 +97,11 @@ class Batches:
     Order and augmentation are a function of (`seed`, epoch, batch) alone: two runs with one seed see the same batches,
     a run resumed at an epoch sees what it would have seen, and so does a second student of the same teacher.
 
-    Shapes: `inputs` (N, ...), `targets` (N,) or (N, L), and a boolean `mask` as `targets`, True where one counts. The
-    last batch holds the rest, so every example is seen once an epoch.
+    Shapes: `inputs` (N, ...), or a mapping of such tensors, which a network takes as keyword arguments; `targets` (N,)
+    or (N, L), and a boolean `mask` as `targets`, True where one counts. `augment` is called with the inputs of a batch
+    and a generator. The last batch holds the rest, so every example is seen once an epoch. `targets` is `None` where
+    nothing is labelled, as a set that a teacher's soft targets are transferred on need not be: for objectives that read
+    no labels.
     Raises `TypeError` for inputs or targets that are no tensors, or a `batch_size` or `seed` that is no whole number;
     `ValueError` for an empty data set, lengths that differ, inputs that are not finite, another mask, a `batch_size`
     below 1, or a `seed` below 0.
@@ -106,35 +109,24 @@ class Batches:
 
     def __init__(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Inputs,
+        targets: Tensor | None,
         *,
         batch_size: int,
         seed: int,
         augment: Augment | None = None,
         mask: Tensor | None = None,
     ) -> None:
-        for name, given in (("inputs", inputs), ("targets", targets)):
-            if not isinstance(given, Tensor):
-                raise TypeError(f"{name}: got {type(given).__name__}, expected a tensor")
-        if len(inputs) == 0:
-            raise ValueError("inputs: got an empty data set, expected at least one example")
+        count = tensor_checks.examples(inputs, of="data set")
+        if targets is not None and not isinstance(targets, Tensor):
+            raise TypeError(f"targets: got {type(targets).__name__}, expected a tensor")
         for name, values in (("targets", targets), ("mask", mask)):
-            if values is not None and len(values) != len(inputs):
-                raise ValueError(f"{name}: got {len(values)} of them, expected {len(inputs)}, one per input")
-        if inputs.is_floating_point() and not torch.isfinite(inputs).all():
-            bad = int((~torch.isfinite(inputs)).flatten(1).any(dim=1).sum()) if inputs.ndim > 1 else "some"
-            raise ValueError(
-                f"inputs: got NaN or infinity in {bad} of {len(inputs)} examples, expected finite numbers"
-            )
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != targets.shape):
-            spread = targets.ndim > 1 and mask.shape == targets.shape[:1]
-            places = ", None" * (targets.ndim - 1)
-            raise ValueError(
-                f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {tuple(targets.shape)}, "
-                "one for each target"
-                + (f"; mask[:{places}].expand_as(targets) leaves out whole examples" if spread else "")
-            )
+            if values is not None and len(values) != count:
+                raise ValueError(f"{name}: got {len(values)} of them, expected {count}, one per input")
+        for name, given in tensor_checks.named(inputs).items():
+            _check_finite(name, given)
+        if mask is not None:
+            _check_mask(mask, targets)
         self.inputs, self.targets, self.mask = inputs, targets, mask
         self.batch_size = checks.whole("batch_size", batch_size, least=1)
         self.seed = checks.whole("seed", seed)
@@ -142,22 +134,25 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return (len(self.inputs) + self.batch_size - 1) // self.batch_size
+        return (self.examples + self.batch_size - 1) // self.batch_size
 
     @property
     def examples(self) -> int:
         """How many examples there are."""
-        return len(self.inputs)
+        return len(self._one)
 
     def first(self, count: int) -> Batch:
         """Return the first examples, not augmented."""
-        several = slice(0, min(count, len(self.inputs)))
-        index = torch.arange(len(self.inputs), device=self.inputs.device)[several]
+        several = slice(0, min(count, self.examples))
+        index = torch.arange(self.examples, device=self._one.device)[several]
         mask = None if self.mask is None else self.mask[several]
-        return Batch(self.inputs[several], self.targets[several], mask, index)
+        targets = None if self.targets is None else self.targets[several]
+        return Batch(taken(self.inputs, several), targets, mask, index)
 
     def check_classes(self, classes: int) -> None:
         """Raise `ValueError` unless every target that counts is a class number below `classes`."""
+        if self.targets is None:
+            return
         tensor_checks.class_targets(
             Batch(self.inputs, self.targets, self.mask).counted_targets, classes=classes
         )
@@ -170,7 +165,7 @@ class Batches:
         if self.mask is None or type(self).epoch is not Batches.epoch:
             return
         counted = self.mask.reshape(len(self.mask), -1).any(dim=1).cpu()
-        left_out, last = int((~counted).sum()), len(self.inputs) % self.batch_size or self.batch_size
+        left_out, last = int((~counted).sum()), self.examples % self.batch_size or self.batch_size
         # So few that they fill no batch.
         if left_out < max(1, last // processes):
             return
@@ -188,22 +183,58 @@ class Batches:
 
     def to(self, device: torch.device | str) -> Batches:
         """Return the same batches with the whole data set on `device`."""
-        moved = copy(self)
-        moved.inputs, moved.targets = self.inputs.to(device), self.targets.to(device)
-        moved.mask = None if self.mask is None else self.mask.to(device)
-        return moved
+        same = copy(self)
+        same.inputs = moved(self.inputs, device)
+        same.targets = None if self.targets is None else self.targets.to(device)
+        same.mask = None if self.mask is None else self.mask.to(device)
+        return same
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of epoch `number` (from 0)."""
         order, generator = self._order(number)
-        for index in torch.split(order.to(self.inputs.device), self.batch_size):
-            inputs = self.inputs[index]
+        for index in torch.split(order.to(self._one.device), self.batch_size):
+            inputs = taken(self.inputs, index)
             if self.augment is not None:
                 inputs = self.augment(inputs, generator)
             mask = None if self.mask is None else self.mask[index]
-            yield Batch(inputs, self.targets[index], mask, index)
+            targets = None if self.targets is None else self.targets[index]
+            yield Batch(inputs, targets, mask, index)
 
     def _order(self, number: int) -> tuple[Tensor, torch.Generator]:
         """The examples in the order of an epoch, and the generator that drew it, which goes on to augment them."""
         generator = torch.Generator().manual_seed((self.seed << 20) + number)
-        return torch.randperm(len(self.inputs), generator=generator), generator
+        return torch.randperm(self.examples, generator=generator), generator
+
+    @property
+    def _one(self) -> Tensor:
+        return next(iter(self.inputs.values())) if isinstance(self.inputs, Mapping) else self.inputs
+
+
+def _check_images(inputs: object) -> None:
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs: got {type(inputs).__name__}, expected a tensor (B, C, H, W)")
+    if inputs.ndim != 4:
+        raise ValueError(f"inputs: got shape {tuple(inputs.shape)}, expected (B, C, H, W)")
+
+
+def _check_finite(name: str, values: object) -> None:
+    assert isinstance(values, Tensor)
+    if values.is_floating_point() and not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).flatten(1).any(dim=1).sum()) if values.ndim > 1 else "some"
+        raise ValueError(
+            f"{name}: got NaN or infinity in {bad} of {len(values)} examples, expected finite numbers"
+        )
+
+
+def _check_mask(mask: Tensor, targets: Tensor | None) -> None:
+    """Raise `ValueError` unless a mask is boolean, one for each target where there are any."""
+    shape = mask.shape if targets is None else targets.shape
+    if mask.dtype == torch.bool and mask.shape == shape:
+        return
+    spread = targets is not None and targets.ndim > 1 and mask.shape == targets.shape[:1]
+    places = ", None" * (len(shape) - 1)
+    raise ValueError(
+        f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected torch.bool of {tuple(shape)}, "
+        f"one for each {'position' if targets is None else 'target'}"
+        + (f"; mask[:{places}].expand_as(targets) leaves out whole examples" if spread else "")
+    )

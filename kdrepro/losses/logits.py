@@ -121,11 +121,17 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     return forward_kl(student_logits, teacher_logits, temperature=temperature) * float(temperature) ** 2
 
 
-def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
+def hard_target_loss(
+    student_logits: Tensor, targets: Tensor, *, class_weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy with the true classes, at temperature 1: −log q of the target, in nats.
 
+    With `class_weights` w (K,) it is −w log q, w that of the target, as torch's `CrossEntropyLoss(weight=w,
+    reduction="none")`. A mean of it is over the positions; torch's own divides by the sum of their weights instead.
+
     Shapes: (*batch, K), (*batch) → (*batch).
-    Raises `TypeError` for targets that are not integers, `ValueError` for another shape or, on the CPU, a class out of
+    Raises `TypeError` for targets that are not integers, or weights that are no floating-point tensor, `ValueError` for
+    another shape, weights that are not finite or below 0, or, on the CPU, a class out of
     range (elsewhere the host would wait for the values, and torch stops at a class that there is not by itself; in
     `torch.compile` and under `torch.vmap` nobody looks either).
 
@@ -135,8 +141,18 @@ def hard_target_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
     *leading, classes = tensor_checks.logits("student_logits", student_logits).shape
     tensor_checks.class_targets_at_hand(targets, classes=classes, leading=tuple(leading))
     wide = at_least_float32(student_logits)
+    if class_weights is not None:
+        if len(tensor_checks.class_weights(class_weights)) != classes:
+            raise ValueError(
+                f"class_weights: got {len(class_weights)} of them, expected {classes}, one for each class"
+            )
+        class_weights = class_weights.to(wide)
     # Torch would give −100, the usual padding, a loss of 0, which counts in a mean.
     losses = cross_entropy(
-        wide.reshape(-1, classes), targets.reshape(-1).long(), reduction="none", ignore_index=_NO_CLASS
+        wide.reshape(-1, classes),
+        targets.reshape(-1).long(),
+        weight=class_weights,
+        reduction="none",
+        ignore_index=_NO_CLASS,
     )
     return losses.reshape(targets.shape)

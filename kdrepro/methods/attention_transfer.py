@@ -36,7 +36,8 @@ class AttentionTransfer(nn.Module):
     Departs: the paper lowers β over time where soft targets are added and publishes no schedule; here it stays.
 
     Returns `{"attention": (), "soft": (), "hard": ()}`, already weighted, without the terms of weight 0. Samples that
-    `batch.mask` leaves out count nowhere. The teacher gets no gradient.
+    `batch.mask` leaves out count nowhere; with one value for each position of a sample, those of which none counts.
+    The teacher gets no gradient.
     Raises `TypeError` or `ValueError` for arguments out of range, no teacher, or a feature that is not there (an
     ensemble and cached logits have none).
 
@@ -89,7 +90,8 @@ class AttentionTransfer(nn.Module):
             )
             for ours, theirs in self.pairs.items()
         ]
-        terms = {"attention": masked_mean(torch.stack(distances).sum(dim=0), batch.mask)}
+        mask = batch.mask_of_samples(tapped("student", student, next(iter(self.pairs))))
+        terms = {"attention": masked_mean(torch.stack(distances).sum(dim=0), mask)}
         if self.soft_weight > 0:
             soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
             tensor_checks.targets_agree(batch.targets, student.logits)
@@ -146,7 +148,7 @@ class FullActivationTransfer(nn.Module):
         if teacher is None:
             raise ValueError("teacher: got None, expected the teacher's outputs")
         student, teacher = batch.counted(student), batch.counted(teacher)
-        distances = []
+        distances, targets = [], []
         for (ours, theirs), adapter in zip(self.pairs.items(), self.adapters, strict=True):
             feature, target = tapped("student", student, ours), tapped("teacher", teacher, theirs)
             if isinstance(adapter, nn.Conv2d):
@@ -157,10 +159,13 @@ class FullActivationTransfer(nn.Module):
                     f"{tuple(target.shape)}, expected the same; channels can name other numbers of channels"
                 )
             distances.append(hint_loss(feature, target) / target[0].numel())
+            targets.append(target)
         distance = torch.stack(distances).sum(dim=0)
+        # A row of positions among them is told apart by its dimensions.
+        mask = batch.mask_of_samples(max(targets, key=lambda each: each.ndim == 3))
         hard = hard_target_loss(student.logits, batch.counted_targets)
         return {
-            "activation": self.activation_weight * masked_mean(distance, batch.mask),
+            "activation": self.activation_weight * masked_mean(distance, mask),
             "hard": masked_mean(hard, batch.mask),
         }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
 from kdrepro.losses.features import hint_loss
 from kdrepro.losses.logits import forward_kl, hard_target_loss, soft_target_loss
 from kdrepro.losses.reduce import masked_mean
-from kdrepro.types import Batch, Outputs, at_least_float32, tapped
+from kdrepro.types import Batch, Outputs, at_least_float32, tapped, without
 
 
 def regressor(
@@ -53,9 +54,10 @@ class HintStage(nn.Module):
 
     ½ ‖ hint − regressor(guided) ‖², averaged over the batch. `student_tap` and `teacher_tap` name the features. The
     regressor's parameters train with the student's. The loss looks at nothing above the guided layer, so no other
-    layer gets a gradient. Returns `{"hint": ()}`; samples that `batch.mask` (B,) leaves out count nowhere. Raises
-    `TypeError` for a regressor that is no module, `ValueError` for a feature that is not there, or a mask of another
-    shape.
+    layer gets a gradient. Returns `{"hint": ()}`; samples that `batch.mask` (B,) leaves out count nowhere. Of a mask
+    with one value for each position the same holds for samples of which none counts; where the hint is (B, L, C) and
+    the mask (B, L), each position that it leaves out counts nowhere. Raises `TypeError` for a regressor that is no
+    module, `ValueError` for a feature that is not there, or a mask of another shape.
     """
 
     def __init__(self, regressor: nn.Module, *, student_tap: str, teacher_tap: str) -> None:
@@ -84,7 +86,24 @@ class HintStage(nn.Module):
             raise ValueError("teacher: got None, expected the teacher's outputs")
         student, teacher = batch.counted(student), batch.counted(teacher)
         hint = tapped("teacher", teacher, self.teacher_tap)
-        return masked_mean(hint_loss(self.guided(student), hint), batch.mask)
+        left_out = self.left_out(hint, batch)
+        if left_out is None:
+            return masked_mean(hint_loss(self.guided(student), hint), batch.mask_of_samples(hint))
+        feature = tapped("student", student, self.student_tap)
+        if feature.shape[:2] == left_out.shape:
+            # In front of the regressor, whose weights NaN there would reach, and behind it, where its bias is.
+            student = Outputs(student.logits, {self.student_tap: without(feature, left_out)})
+        guided = self.guided(student)
+        if guided.shape == hint.shape:
+            guided, hint = without(guided, left_out), without(hint, left_out)
+        return masked_mean(hint_loss(guided, hint), (~left_out).any(dim=1))
+
+    def left_out(self, hint: Tensor, batch: Batch) -> Tensor | None:
+        """Return where positions of a hint (B, L, C) do not count, (B, L); `None` where the mask is not of these."""
+        mask = batch.mask
+        if hint.ndim != 3 or not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            return None
+        return ~mask if mask.shape == hint.shape[:2] else None
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         return {"hint": self.distance(student, teacher, batch)}
@@ -153,7 +172,7 @@ class FitNetKD(nn.Module):
 class JointFitNet(nn.Module):
     """What most libraries call FitNets: hints beside `objective`, in one stage from random weights.
 
-    objective + hint_weight · mean over batch and elements of (hint − regressor(guided))²
+    objective + hint_weight · mean over batch and elements that count of (hint − regressor(guided))²
 
     Not the paper's method, which trains in two stages and says that hints together with labels did not learn (section
     3.1). `objective` is `Supervised()` or a `FitNetKD`. Returns its terms and `"hint"`. Raises `TypeError` for `hints`
@@ -193,5 +212,9 @@ class JointFitNet(nn.Module):
             )
         distance = self.hints.distance(student, teacher, batch)
         hint = tapped("teacher", teacher, self.hints.teacher_tap)
+        if (left_out := self.hints.left_out(hint, batch)) is not None:
+            # Of the elements of all samples that count, those at the positions that count.
+            per_sample = (~left_out).sum() / (~left_out).any(dim=1).sum() * hint.shape[-1]
+            return {**terms, "hint": self.hint_weight * (distance * (2 / per_sample))}
         # The distance is half the sum over the elements of one example.
         return {**terms, "hint": self.hint_weight * (distance * (2 / hint[0].numel()))}

@@ -20,21 +20,38 @@ class HintonKD(nn.Module):
 
     `temperature` is T. The paper gives no number for the weights on MNIST, only that the hard one is "considerably
     lower"; in its speech experiment soft to hard is 1 to 0.5. With weights that sum to one a learning rate means the
-    same at either end. Terms of weight 0 are not computed, and the loss is continuous there.
+    same at either end. Terms of weight 0 are not computed, and the loss is continuous there. `class_weights` (K,)
+    weigh the hard term, whose mean is over the positions, not divided by the sum of their weights (see
+    `hard_target_loss`).
 
     Returns `{"soft": (), "hard": ()}`, already weighted, without the terms of weight 0. The teacher's logits get no
     gradient. Positions that `batch.mask` leaves out get none either.
-    Raises `ValueError` for a temperature not finite and above 0, a weight outside [0, 1], no teacher, or targets that
-    are not one per logit vector, even where no term reads them.
+    Raises `ValueError` for a temperature not finite and above 0, a weight outside [0, 1], no teacher, targets that
+    are not one per logit vector, even where no term reads them, or class weights beside a `soft_weight` of 1, not
+    finite, below 0, or not one for each class.
     """
 
-    def __init__(self, *, temperature: float, soft_weight: float) -> None:
+    class_weights: Tensor | None
+
+    def __init__(
+        self, *, temperature: float, soft_weight: float, class_weights: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.temperature = checks.positive("temperature", temperature)
         self.soft_weight = checks.fraction("soft_weight", soft_weight)
+        weights = (
+            None if class_weights is None else tensor_checks.class_weights(class_weights).detach().clone()
+        )
+        if weights is not None and self.soft_weight == 1:
+            raise ValueError(
+                "class_weights: got them with soft_weight=1, expected None: there is no hard term"
+            )
+        # A setting, which a checkpoint does not bring along.
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, soft_weight={self.soft_weight}"
+        weighed = "" if self.class_weights is None else f", class_weights of {len(self.class_weights)}"
+        return f"temperature={self.temperature}, soft_weight={self.soft_weight}{weighed}"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
@@ -48,7 +65,8 @@ class HintonKD(nn.Module):
             tensor_checks.targets_agree(batch.targets, student.logits)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
-            hard = hard_target_loss(student.logits, batch.counted_targets)
+            targets = batch.counted_targets
+            hard = hard_target_loss(student.logits, targets, class_weights=self.class_weights)
             terms["hard"] = (1 - self.soft_weight) * masked_mean(hard, batch.mask)
         return terms
 
