@@ -198,7 +198,8 @@ def check_asked_for(
 
 
 def _known_precision(precision: str) -> str:
-    return checks.choice("precision", precision, ("fp32", "bf16", ""))
+    """Return the precision, empty where it is not known."""
+    return precision and checks.choice("precision", precision, ("fp32", "bf16"))
 
 
 def _index(batch: Batch | Tensor) -> Tensor:

@@ -166,6 +166,13 @@ def test_a_cache_without_features_is_the_same_but_for_them():
     assert (bare.temperature, bare.teacher, bare.inputs, bare.precision) == (2.0, "t", "i", "bf16")
 
 
+def test_a_precision_that_there_is_not_is_named():
+    with pytest.raises(
+        ValueError, match="precision: got 'fp16', expected one of fp32, bf16; did you mean 'bf16'"
+    ):
+        CachedTeacher(torch.rand(4, 3), precision="fp16")
+
+
 def test_augmented_batches_are_refused_when_it_is_made_and_when_it_is_used():
     jittered = batches(augment=Jitter(pixels=1))
     with pytest.raises(ValueError, match="batches: got augmented batches, expected none"):

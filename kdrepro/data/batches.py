@@ -118,11 +118,14 @@ class Batches:
         mask: Tensor | None = None,
     ) -> None:
         count = tensor_checks.examples(inputs, of="data set")
-        if targets is not None and not isinstance(targets, Tensor):
-            raise TypeError(f"targets: got {type(targets).__name__}, expected a tensor")
         for name, values in (("targets", targets), ("mask", mask)):
-            if values is not None and len(values) != count:
-                raise ValueError(f"{name}: got {len(values)} of them, expected {count}, one per input")
+            if values is None:
+                continue
+            if not isinstance(values, Tensor):
+                raise TypeError(f"{name}: got {type(values).__name__}, expected a tensor")
+            if values.ndim == 0 or len(values) != count:
+                there = f"{len(values)} of them" if values.ndim else "a single one"
+                raise ValueError(f"{name}: got {there}, expected {count}, one per input")
         for name, given in tensor_checks.named(inputs).items():
             _check_finite(name, given)
         if mask is not None:

@@ -323,3 +323,15 @@ def test_whoever_makes_the_batches_in_a_way_of_their_own_knows_what_counts():
     Own(
         torch.zeros(3, 1), torch.zeros(3), batch_size=1, seed=0, mask=torch.tensor([True, False, False])
     ).check_counted(5)
+
+
+@pytest.mark.parametrize("name", ["targets", "mask"])
+def test_targets_and_mask_are_tensors_with_one_entry_per_input(name):
+    inputs, good = torch.rand(8, 3), {"targets": torch.zeros(8, dtype=torch.int64)}
+    for wrong, message in (
+        ([True] * 8, f"{name}: got list, expected a tensor"),
+        (torch.tensor(True), f"{name}: got a single one, expected 8, one per input"),
+        (torch.ones(7, dtype=torch.bool), f"{name}: got 7 of them, expected 8, one per input"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            Batches(inputs, **(good | {name: wrong}), batch_size=2, seed=0)
