@@ -68,7 +68,7 @@ def test_long_texts_carry_their_headings_and_break_where_they_can():
 def test_numbers_are_set_as_in_print():
     frame = pd.DataFrame({"T": [1, 20], "at 95 %": ["3 ± 1 (2 runs)", "-2 (-3 to 5) %"], "x": [-0.5, 2]})
     html = tables.show(frame, "From -1 on")
-    assert "<td>3 ±\u00a01 (2\u00a0runs)</td>" in html
+    assert "<td>3\u00a0±\u00a01 (2\u00a0runs)</td>" in html
     assert "<td>−2 (−3 to 5)\u00a0%</td>" in html
     assert '<td class="number">−0.5</td>' in html
     assert "<caption>From −1 on</caption>" in html

@@ -54,13 +54,13 @@ def verdict_span(verdict: str) -> str:
 
 
 def typeset(text: str) -> str:
-    """Numbers as print has them: a minus that is no hyphen, no line break before a per cent, after a ± or in (1 run).
+    """Numbers as print has them: a minus that is no hyphen, no line break before a per cent, around a ± or in (1 run).
 
     >>> typeset("-0.5 (-1 to 0.1) %, T-20, 784-800"), typeset("3 ± 1")
-    ('−0.5 (−1 to 0.1)\\xa0%, T-20, 784-800', '3 ±\\xa01')
+    ('−0.5 (−1 to 0.1)\\xa0%, T-20, 784-800', '3\\xa0±\\xa01')
     """
     text = re.sub(r"(?<![\w.)-])-(?=[\d∞])|(?<=\d )-(?= \d)", "−", text)
-    text = re.sub(r"(?<=[\d)]) %", "\u00a0%", text).replace("± ", "±\u00a0")
+    text = re.sub(r"(?<=[\d)]) %", "\u00a0%", text).replace(" ± ", "\u00a0±\u00a0")
     return re.sub(r"(?<=\(\d) (?=runs?\))", "\u00a0", text)
 
 
