@@ -95,20 +95,17 @@ def _own(claim: Claim, comparison: Comparison) -> bool:
 
 def scale_of(claim: Claim, comparison: Comparison) -> float:
     """By what the numbers of a comparison are multiplied: the claim's scale in its metric, and shares by a hundred."""
-    if _own(claim, comparison):
+    if claim.unit and _own(claim, comparison):
         return claim.scale
     return 100.0 if uncorrected(comparison.metric) in SHARES else 1.0
 
 
 def unit_of(claim: Claim, comparison: Comparison) -> str:
     """The unit of these numbers with a space before it, the claim's where they are in its metric; or nothing."""
-    unit = UNITS.get(comparison.metric, "")
-    if _own(claim, comparison) and claim.unit and claim.correct_out_of is None:
+    if claim.unit and claim.correct_out_of is None and _own(claim, comparison):
         unit = claim.unit
-    elif uncorrected(comparison.metric) in SHARES and (
-        claim.kind == "recovery" or not _own(claim, comparison)
-    ):
-        unit = "%"
+    else:
+        unit = "%" if uncorrected(comparison.metric) in SHARES else UNITS.get(comparison.metric, "")
     # Of two shares in per cent the difference is in points.
     if unit.startswith("%") and comparison.number is None:
         unit = "points"

@@ -8,7 +8,6 @@ from kdrepro.claims import Claim, Comparison, Side
 from kdrepro.intervals import Interval, mean_interval, ratio_interval
 from kdrepro.judgement import Judgement, bounds, counted, few, named, not_run, number, settle, stands_in
 from kdrepro.ledger import Row
-from kdrepro.metric_names import SHARES
 from kdrepro.pairs import Reading, compare, independent, once_only, partners, reading, readings, shared
 from kdrepro.rules import in_words, needed_pairs, ordered, runs_of, scale_of, unit_of
 
@@ -130,7 +129,7 @@ def judge_recovery(claim: Claim, rows: Sequence[Row]) -> Judgement:
     sides = [Side.of(name, claim.metric) for name in (claim.start, claim.end)]
     start, end = (named(side, claim.metric) for side in sides)
     ends = Comparison(*sides)
-    told = Interval(*((100 if claim.metric in SHARES else 1) * each for each in gap))
+    told = Interval(*(scale_of(claim, ends) * each for each in gap))
     shown = f"the gap of {number(told.mean)}{unit_of(claim, ends)} ({bounds(told)}) between {start} and {end}"
     pairs, several = counted(n, len(gaps)), len(gaps) < n
     excess = [top - claim.at_least * bottom for top, bottom in zip(closed, gaps, strict=True)]

@@ -146,7 +146,7 @@ def across(*names: str, ledger: Ledger, caption: str) -> Html:
     Raises `ValueError` for a paper or claim that there is not.
     """
     chosen = [(key, claim) for key, _, claim in (each.partition(" ") for each in names)]
-    of_papers = {key: claim_table(key, ledger) for key, _ in chosen}
+    of_papers = {key: claim_table(key, ledger) for key in dict(chosen)}
     rows = [of_papers[key].loc[[paper(key).claim(claim).id]] for key, claim in chosen]
     shown = pd.concat(rows).drop(columns=["Where", "Paper", "Seeds"])
     shown.insert(0, "Paper", [paper(key).cited_as for key, _ in chosen])

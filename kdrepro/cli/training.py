@@ -85,13 +85,15 @@ def run(
     ] = None,
 ) -> None:
     """Train a recipe's arms. Done runs are skipped; a killed one goes on where it was; several may share a folder."""
-    from kdrepro import own_text, recipes, runs
+    from kdrepro import recipes, runs
     from kdrepro.arms import candidates
 
     found, folder = recipes.load(recipe), RESULTS if record else user_folder()
     own = source is not None or target is not None
     text = None
     if own:
+        from kdrepro import own_text
+
         protocol = checks.choice("protocol", protocol or "paper", PROTOCOLS)
         found, digest, encoded = _own_text(recipe, source, target, record=record, select=select)
         folder = own_text.own_folder(digest)
