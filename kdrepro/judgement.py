@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kdrepro.claims import Claim, Side
+from kdrepro.claims import Claim, Paper, Side
 from kdrepro.intervals import Interval
 from kdrepro.metric_names import called
 
+# By whose the claims are, what a table calls them.
+ORIGINS = {"paper": "Its claims", "stand-in": "Our stand-ins", "addition": "Our additions"}
 UNJUDGED = ("not run", "out of reach")
 VERDICTS = ("reproduced", "direction holds", "inconclusive", "contradicted", "not run", "out of reach")
 
@@ -142,6 +145,15 @@ def counted(n: int, units: int, what: str = "pairs") -> str:
     ('5 pairs', '10 runs of 5 teachers')
     """
     return f"{n} {what}" if units == n else f"{n} {what} of {units} teachers"
+
+
+def verdict_counts(paper: Paper, judgements: Iterable[Judgement]) -> dict[str, dict[str, int]]:
+    """How many claims of each origin have which verdict, in the order of `ORIGINS` and `VERDICTS`."""
+    found = Counter((paper.origin(each.claim), each.verdict) for each in judgements)
+    return {
+        origin: {verdict: found[origin, verdict] for verdict in VERDICTS if found[origin, verdict]}
+        for origin in ORIGINS
+    }
 
 
 def unfinished(judgements: Iterable[Judgement]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ from kdrepro.exhibits.run_tables import (
     stamp,
 )
 from kdrepro.intervals import Interval
-from kdrepro.judgement import UNJUDGED, Judgement, number, span, unfinished
+from kdrepro.judgement import ORIGINS, UNJUDGED, Judgement, number, span, unfinished, verdict_counts
 from kdrepro.ledger import Ledger, Row
 from kdrepro.metric_names import called
 from kdrepro.pairs import rows_shown
@@ -180,14 +180,24 @@ def deviations_table(key: str, ledger: Ledger) -> pd.DataFrame:
     return pd.DataFrame(records, columns=("Topic", "Paper", "Code", "We do"))
 
 
+def _counts_table(judged: Mapping[Paper, Sequence[Judgement]]) -> str:
+    """A line of Markdown for each paper: how many claims of each origin have which verdict."""
+    lines = [f"| paper | {' | '.join(ORIGINS.values())} |".lower(), f"|---{'|---' * len(ORIGINS)}|"]
+    for found, judgements in judged.items():
+        cells = (
+            ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "–"
+            for counts in verdict_counts(found, judgements).values()
+        )
+        lines.append(f"| {found.cited_as} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def readme_table(ledger: Ledger) -> str:
-    """The verdicts in Markdown: a line for each claim that was judged, then those that were not, and papers to come."""
-    parts = []
-    for found in papers():
-        if found.status == "planned":
-            continue
-        judgements = judge_paper(found.key, ledger)
-        lines = [f"**{found.cited_as}**, {found.title}"]
+    """The verdicts in Markdown: how many there are of each, then claim by claim, folded away, and papers to come."""
+    shown = {each: judge_paper(each.key, ledger) for each in papers() if each.status != "planned"}
+    parts = [_counts_table(shown)]
+    for found, judgements in shown.items():
+        lines = [f"<details>\n<summary><b>{found.cited_as}</b>, {found.title}: claim by claim</summary>"]
         if any(each.verdict not in UNJUDGED for each in judgements):
             lines += ["", "| claim | | paper | ours (95 % interval) | verdict |", "|---|---|---|---|---|"]
         for each in judgements:
@@ -203,7 +213,7 @@ def readme_table(ledger: Ledger) -> str:
         for verdict, words in _UNJUDGED_WORDS.items():
             left = [each.claim.id for each in judgements if each.verdict == verdict]
             lines += ["", f"{words}: {', '.join(left)}."] if left else []
-        parts.append("\n".join(lines))
+        parts.append("\n".join([*lines, "", "</details>"]))
     planned = [
         f"{each.cited_as}: {unfinished(judge_paper(each.key, ledger))}."
         for each in papers()

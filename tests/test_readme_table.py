@@ -33,10 +33,15 @@ def rows_of(recipe: str, arms: dict[str, float], measured: dict[str, float], **c
 def test_the_readme_table_is_markdown_with_every_verdict(monkeypatch, ledger):
     monkeypatch.setattr(tables, "papers", papers_with_a_planned_one)
     text = tables.readme_table(ledger)
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    counts, _, folded = text.partition("\n\n")
+    lines = [line for line in folded.splitlines() if line.startswith("|")]
     found = judge_paper("hinton2015", ledger)
     judged = [each for each in found if each.verdict not in ("not run", "out of reach")]
     assert len(lines) == len(judged) + 2
+    (counted,) = (line for line in counts.splitlines() if line.startswith("| Hinton et al. (2015) |"))
+    for verdict in {each.verdict for each in found}:
+        said = re.findall(rf"(\d+) {verdict}", counted)
+        assert sum(map(int, said)) == sum(each.verdict == verdict for each in found)
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 6 for line in lines)
     for line, each in zip(lines[2:], judged, strict=True):
         assert line.startswith(f"| {each.claim.id}")
@@ -48,6 +53,10 @@ def test_the_readme_table_is_markdown_with_every_verdict(monkeypatch, ledger):
         names = ", ".join(each.claim.id for each in found if each.verdict == verdict)
         assert names
         assert re.search(rf"^{words}[^:]*: {names}\.$", text, flags=re.MULTILINE)
+    # Markdown inside HTML wants an empty line before it.
+    assert re.search(r"^<details>\n<summary>.*</summary>\n\n\|", folded)
+    chapters = [each for each in papers_with_a_planned_one() if each.status != "planned"]
+    assert folded.count("<details>") == folded.count("</details>") == len(chapters)
     assert text.endswith("\nKim & Rush (2016): not yet judged.\n")
 
 
@@ -78,7 +87,7 @@ def test_similar_arms_of_which_one_is_better_are_said_to_be_both(tmp_path):
 
 def test_the_readme_table_without_rows_lists_what_is_not_run(empty):
     text = tables.readme_table(empty)
-    assert "|" not in text
+    assert "| claim |" not in text
     assert "with the reason in the chapter: H1, H2, H3" in text
 
 

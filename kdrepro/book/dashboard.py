@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from html import escape
 
 from kdrepro.claims import Paper, papers
-from kdrepro.judgement import UNJUDGED, VERDICTS, Judgement, unfinished
+from kdrepro.judgement import ORIGINS, UNJUDGED, Judgement, unfinished, verdict_counts
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
-
-# By whose the claims are.
-_COLUMNS = {"paper": "Its claims", "stand-in": "Our stand-ins", "addition": "Our additions"}
 
 
 def dashboard(ledger: Ledger, *, chapters: Collection[str]) -> str:
     """The verdicts on the claims of all papers as an HTML table; a paper that has a chapter links to it."""
     judged = {each.key: judge_paper(each.key, ledger) for each in papers()}
-    headings = "".join(f'<th scope="col">{label}</th>' for label in _COLUMNS.values())
+    headings = "".join(f'<th scope="col">{label}</th>' for label in ORIGINS.values())
     rows = "".join(_row(each, judged[each.key], chapters) for each in papers())
     return (
         '<div class="kdrepro-table-wrap" role="region" aria-label="Verdicts by paper" tabindex="0">'
@@ -36,11 +32,11 @@ def _row(paper: Paper, judgements: list[Judgement], chapters: Collection[str]) -
     head = f'<th scope="row">{name}<span class="kdrepro-title">{escape(paper.title)}</span></th>'
     if paper.status == "planned":
         said = escape(unfinished(judgements))
-        return f'<tr>{head}<td colspan="{len(_COLUMNS)}" class="kdrepro-planned">{said}</td></tr>'
+        return f'<tr>{head}<td colspan="{len(ORIGINS)}" class="kdrepro-planned">{said}</td></tr>'
     # The labels take the place of the headings where the columns are stacked.
     cells = (
-        f'<td data-label="{label}">{_counts(each for each in judgements if paper.origin(each.claim) == origin)}</td>'
-        for origin, label in _COLUMNS.items()
+        f'<td data-label="{ORIGINS[origin]}">{_pills(counts)}</td>'
+        for origin, counts in verdict_counts(paper, judgements).items()
     )
     return f"<tr>{head}{''.join(cells)}</tr>"
 
@@ -58,11 +54,9 @@ def _summary(judgements: list[Judgement]) -> str:
     )
 
 
-def _counts(judgements: Iterable[Judgement]) -> str:
-    found = Counter(each.verdict for each in judgements)
+def _pills(counts: Mapping[str, int]) -> str:
     pills = (
-        f'<span class="verdict verdict-{verdict.replace(" ", "-")}">{found[verdict]} {verdict}</span>'
-        for verdict in VERDICTS
-        if found[verdict]
+        f'<span class="verdict verdict-{verdict.replace(" ", "-")}">{count} {verdict}</span>'
+        for verdict, count in counts.items()
     )
     return " ".join(pills) or "–"
