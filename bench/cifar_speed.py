@@ -9,7 +9,7 @@ one teacher. The images are noise of CIFAR's size, since no pixel changes the ti
 whatever else the machine does falls on all; the medians are compared. An epoch of CIFAR has 391 steps: the more of them
 are measured, the less what comes before the first weighs.
 
-That the faster way loses no accuracy is shown by training both ways on the embedded digits: same first weights, same
+That the faster way loses no accuracy is shown by training both ways on the embedded digits: same initial weights, same
 batches, same views, a rate that falls to 0, without which the last steps decide; the difference in test errors is
 paired by seed.
 """

@@ -18,7 +18,7 @@ def make_lstm(*, layers: int = 2, dropout: float = 0.0, dtype: torch.dtype = tor
     torch.manual_seed(layers)
     net = LSTMSeq2Seq(11, 13, hidden=6, layers=layers, dropout=dropout).to(dtype)
     with torch.no_grad():
-        # Larger than its first weights, so that the gates and the attention are not all but even.
+        # Larger than its initial weights, so that the gates and the attention are not all but even.
         for parameter in net.parameters():
             parameter.mul_(8)
     return net

@@ -14,7 +14,7 @@ from kdrepro.runs import Runner
 
 
 class Watched(Trainee):
-    """A trainee that keeps the first weights of what it trains beside the student."""
+    """A trainee that keeps the initial weights of what it trains beside the student."""
 
     def start(self, ask: Any) -> None:
         self.first = {

@@ -103,17 +103,17 @@ def _headline(found: Mapping[str, Judgement]) -> str:
         )
     if mean != "reproduced" and total == "reproduced":
         return (
-            "With the paper's β a sum over the batch does about as well as the code's form with 1,000; whether a mean "
-            "over it does worse is open."
+            "The paper's formula with β by group, as a sum over the batch, does about as well as the code's form with "
+            "1,000; whether β = 0.1 as a mean does worse is open."
         )
     if mean != "reproduced":
         return "The runs do not say yet which reading of the paper's β does what the code's form does."
     if total == "reproduced" and better == "reproduced":
         return (
-            "With the paper's β a sum over the batch does about as well as the code's form with 1,000, and better "
-            "than a mean over it."
+            "The paper's formula with β by group, as a sum over the batch, does about as well as the code's form with "
+            "1,000, and better than with β = 0.1 as a mean."
         )
-    start = "With the paper's β a mean over the batch leaves more errors than the code's form with 1,000"
+    start = "The paper's formula with β = 0.1, as a mean, leaves more errors than the code's form with 1,000"
     if total == "contradicted":
         fewer = "fewer" if (found["N4"].mean or 0) < 0 else "more"
         return f"{start}; a sum leaves {fewer} errors than that form."

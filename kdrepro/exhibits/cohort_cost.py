@@ -1,4 +1,4 @@
-"""What a student costs in company and alone: seconds of runs that shared a teacher, beside those that had their own.
+"""What a student costs in a cohort and alone: seconds of runs that shared a teacher, beside those that had their own.
 
 A cohort is shown each batch once and asks its teacher once for all; the rest of the work is each student's own.
 """
@@ -23,16 +23,16 @@ def saving_table(
 ) -> pd.DataFrame:
     """Seconds a student, of an arm that trained in a cohort and of one that trained alone, and the share that is saved.
 
-    `pairs` are named by what they are trained on: (the arm in company, the arm alone). Only seeds at which both were
+    `pairs` are named by what they are trained on: (the arm in a cohort, the arm alone). Only seeds at which both were
     trained that way on one device count, and are compared with each other. What else ran on the machine meanwhile is
     in the seconds of both.
     """
     rows = rows_shown(ledger, recipe, protocol)
-    return pd.DataFrame([_record(name, rows, company, alone) for name, (company, alone) in pairs.items()])
+    return pd.DataFrame([_record(name, rows, cohort, alone) for name, (cohort, alone) in pairs.items()])
 
 
-def _record(name: str, rows: list[Row], company: str, alone: str) -> dict[str, Any]:
-    together = {row.seed: row for row in rows if row.arm == company and len(_cohort(row)) > 1}
+def _record(name: str, rows: list[Row], cohort: str, alone: str) -> dict[str, Any]:
+    together = {row.seed: row for row in rows if row.arm == cohort and len(_cohort(row)) > 1}
     single = {row.seed: row for row in rows if row.arm == alone and len(_cohort(row)) <= 1}
     seeds = [
         seed for seed in sorted(together) if seed in single and together[seed].device == single[seed].device

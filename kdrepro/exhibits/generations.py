@@ -75,7 +75,7 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
     """Errors, fit, agreement with the teacher, likelihood and calibration, against the generation.
 
     The mean of the seeds with its 95 % band, and every seed as a thin line. The square is the same net trained on the
-    labels once more, from the first weights of generation 1; triangles are the first two and three born-again
+    retraining on the labels, from the initial weights of generation 1; triangles are the first two and three born-again
     generations averaged.
     """
     rows = rows_shown(ledger, RECIPE, protocol)
@@ -160,8 +160,8 @@ def _lines(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) ->
 
 
 def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
-    """Draw what is no generation: the labels once more, and the ensembles."""
-    marks = [(f"{prefix}again", 1.12, "s", RED, "labels again")]
+    """Draw what is no generation: retraining on the labels, and the ensembles."""
+    marks = [(f"{prefix}again", 1.12, "s", RED, "retrained on labels")]
     marks += [
         (f"{prefix}ens{count}", count + 0.12, "^", GREEN, "born-again nets averaged") for count in (2, 3)
     ]
@@ -185,18 +185,18 @@ def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
         )
 
 
-# On pictures, the first generation against the labels once more.
+# On pictures, the first generation against retraining on the labels.
 _PICTURES = "S1a"
-# The claims on each data: a first generation against the labels once more, the next ones, the last, and how it fits.
+# The claims on each data: a first generation against retraining on labels, the next ones, the last, and how it fits.
 _CLAIMS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("CIFAR-10 in a short schedule", _PICTURES, ("S2", "S2a"), ()),
     ("MNIST", "M1a", ("M2", "M3", "M4", "M5"), ("M6", "M6a")),
     ("the embedded digits", "E1a", ("E2", "E3", "E4", "E5"), ("E6", "E6a")),
 )
 _FIRST = {
-    "reproduced": "the first born-again generation makes fewer errors than the labels once more",
-    "contradicted": "the first born-again generation makes more errors than the labels once more",
-    "inconclusive": "the first born-again generation and the labels once more cannot be told apart",
+    "reproduced": "the first born-again generation makes fewer errors than retraining on the labels",
+    "contradicted": "the first born-again generation makes more errors than retraining on the labels",
+    "inconclusive": "the first born-again generation and retraining on the labels cannot be told apart",
 }
 _LAST = {
     "reproduced": "The last makes more errors than the first.",
@@ -206,7 +206,7 @@ _LAST = {
 # Where one of the generations before was shown to be better than what it learned from.
 _TURNED = " So it has turned, as Mobahi et al. say that it must."
 _FIT = {
-    "reproduced": "the sign that Mobahi et al. derive, of which this shows no more.",
+    "reproduced": "the direction that Mobahi et al. derive; it shows no more than that.",
     "contradicted": "against the sign that Mobahi et al. derive.",
     "inconclusive": "which decides nothing.",
 }
@@ -222,7 +222,7 @@ def answer(ledger: Ledger) -> str:
             continue
         words = [f"**On {where}** {_FIRST[verdicts[first]]}.", _later([verdicts[each] for each in later])]
         if last and "not run" not in (found := [verdicts[each] for each in last]):
-            # Against its teacher; `first` is against the labels once more.
+            # Against its teacher; `first` is against retraining on the labels.
             improved = "reproduced" in [verdicts[each] for each in (first.removesuffix("a"), *later)]
             turned = found[0] == "reproduced" and improved
             words += [_LAST[found[0]] + (_TURNED if turned else ""), _fits(judged[last[1]], ledger)]
@@ -256,7 +256,7 @@ def _fits(judged: Judgement, ledger: Ledger) -> str:
 
 # What the short schedule has to do with it, by what became of the first generation there.
 _WRONG_TARGETS = (
-    "That a student which hears nothing else comes out worse than one with the labels is what such targets would do",
+    "Such targets would make a student that hears nothing else worse than one with the labels",
     "and that one with labels and teacher makes fewer errors than one with the teacher alone goes with it",
     "These runs do not prove it, and they say nothing of a teacher that fits its pictures",
 )

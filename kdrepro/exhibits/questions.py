@@ -31,7 +31,7 @@ BORN_AGAIN = Questions(
     ("CIFAR-10, short", "MNIST", "embedded digits"),
     {
         "Does a born-again net make fewer errors than its teacher?": ("S1", "M1", "E1"),
-        "Fewer than the labels once more, from its own first weights?": ("S1a", "M1a", "E1a"),
+        "Fewer than retraining on the labels, from its own initial weights?": ("S1a", "M1a", "E1a"),
         "Are its probabilities better than theirs (likelihood)?": (None, "M1b", "E1b"),
         "Is the second generation better than the first?": ("S2", "M2", "E2"),
         "The third than the second?": ("S2a", "M3", "E3"),

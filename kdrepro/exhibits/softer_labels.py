@@ -1,6 +1,6 @@
-"""What the teacher is good for beside the labels: born-again students against the same net on the labels once more.
+"""What the teacher is good for beside the labels: born-again students against the same net trained again on the labels.
 
-The net `again` has the first weights and the batches of the born-again nets of generation 1, so that nothing but the
+The net `again` has the initial weights and the batches of the born-again nets of generation 1, so that nothing but the
 targets differs. Label smoothing is the control of Yuan et al. (2020): softer labels without any teacher. All is made
 from rows of the recipe `born_again`; white cards and colours as in `kdrepro.plots`.
 """
@@ -39,7 +39,7 @@ _METRICS = {
 def against_again(
     ledger: Ledger, prefix: str = "few_", targets: Mapping[str, str] = TARGETS, *, protocol: str = "paper"
 ) -> Chart:
-    """Each kind of targets minus the labels once more: errors, likelihood and calibration beside each other.
+    """Each kind of targets minus retraining on the labels: errors, likelihood and calibration beside each other.
 
     Every pair is a dot, with the mean and its 95 % interval; a filled diamond has an interval that misses zero. Left is
     better in all three.
@@ -65,7 +65,7 @@ def against_again(
                 axes.set_xticks([])
                 say(axes, f"not run at\nprotocol {protocol}")
         where = f"{named(prefix, protocol)}, protocol {protocol}"
-        title = f"{where}: difference to the labels once more (left is better)"
+        title = f"{where}: difference to retraining on the labels (left is better)"
         chart.suptitle(title, x=0.01, ha="left", fontsize=12)
     return chart
 
@@ -82,7 +82,7 @@ def relative_gain(rows: list[Row], arm: str, control: str) -> tuple[Interval, in
 
 
 def relative_gains(ledger: Ledger) -> Chart:
-    """On all data: which part of the errors of the labels once more the teacher saves, and which smoothed labels."""
+    """On all data: which part of the errors of retraining on labels the teacher saves, and which smoothed labels."""
     with matplotlib.rc_context(STYLE):
         chart = new_chart(9.0, 4.4)
         axes = chart.subplots()
@@ -114,7 +114,7 @@ def relative_gains(ledger: Ledger) -> Chart:
         axes.set_ylim(len(FAMILIES) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("share of the errors of the labels once more that is gone")
+        axes.set_xlabel("share of the errors of retraining on the labels that is gone")
         axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0, symbol=" %"))
         if drawn:
             axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
@@ -125,7 +125,7 @@ def relative_gains(ledger: Ledger) -> Chart:
     return chart
 
 
-# The claims about each data: smoothing against the labels once more, and the teacher against smoothing.
+# The claims about each data: smoothing against retraining on the labels, and the teacher against smoothing.
 _CLAIMS = {
     "CIFAR-10 in a short schedule": ("N2", "N3"),
     "MNIST": ("M10", "M10a"),

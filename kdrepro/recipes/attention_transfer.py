@@ -63,7 +63,7 @@ _TEACHERS: dict[str, dict[str, Any]] = {
     "teacher_wrn40_1": {"depth": 40, "width": 1},
     "teacher_wrn40_2": {"depth": 40, "width": 2},
 }
-# Small nets on digits, chosen on digits held out of those that are embedded, to show something within two minutes.
+# Small nets on digits, chosen on held-out digits of those that are embedded, to show something within two minutes.
 # Small batches, because in so few epochs what counts is the number of steps; digits are neither mirrored nor moved.
 _DIGITS = {"crop": 0, "flip": False, "in_channels": 1, "depth": 10, "batch_size": 32, "epochs": 2}
 _DIGIT_TEACHERS = {
@@ -184,7 +184,7 @@ def _objective(run: Run, student: nn.Module, teacher: FrozenTeacher | None, few:
     if settings.get("objective") == "activations":
         assert teacher is not None
         sides = [_channels(net) for net in (student, teacher.modules[0])]
-        # A seed of its own, so that the student's first weights are those of the other arms.
+        # A seed of its own, so that the student's initial weights are those of the other arms.
         with torch.random.fork_rng():
             torch.manual_seed(run.seed + 1)
             return FullActivationTransfer(

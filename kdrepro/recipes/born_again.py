@@ -70,7 +70,7 @@ _DENSE = {key: value for key, value in _PICTURES.items() if key not in ("width",
 }
 # 15 epochs do not fit a net of this size to the pictures, and dropout would keep it further from them.
 _REDUCED = {"net": "WRN-16-1", "depth": 16, "dropout": 0.0, "epochs": 15}
-# Hinton's student (2015, section 3) with the settings that its recipe chose on digits held out.
+# Hinton's student (2015, section 3) with the settings that its recipe chose on held-out digits.
 _DIGITS: dict[str, Any] = {
     "net": "784-800-800-10",
     "hidden": [800, 800],
@@ -121,7 +121,7 @@ def train(run: Run) -> Result:
 def train_cohort(runs: Sequence[Run]) -> list[Result]:
     """Train nets of one generation and seed on the same batches, under the one teacher that they need.
 
-    A generation has first weights and an order of the examples of its own; what is compared within it has the same.
+    A generation has initial weights and an order of the examples of its own; what is compared within it has the same.
     """
     first = runs[0]
     settings, train = first.config, first.data.train
@@ -243,7 +243,7 @@ def _arms(
     if not compared:
         return arms
     arms |= {
-        f"{prefix}again": arm("labels again, from other first weights", "labels", 1, taught=False),
+        f"{prefix}again": arm("retrained on labels, from other initial weights", "labels", 1, taught=False),
         f"{prefix}ban_l": arm("labels and teacher", "teacher and labels", 1),
         f"{prefix}cwtm": arm("labels weighted by the teacher's largest", "labels weighted by confidence", 1),
         f"{prefix}dkpp": arm("the teacher with its others permuted", "permuted teacher", 1),

@@ -60,7 +60,7 @@ _TEACHER = _STUDENT | {
     "dropout": 0.5,
 }
 _KD = {"temperature": 3.0, "soft_weight": 4.0, "final_soft_weight": 1.0, "decay_epochs": 150}
-# The regressor's first weights are ten times as large as the nets', in the authors' program.
+# The regressor's initial weights are ten times as large as the nets', in the authors' program.
 _HINT = {
     "hint_layer": "layer2",
     "guided_layer": "layer4",
@@ -111,7 +111,7 @@ _NETS = {
 }
 # What a protocol divides the numbers of epochs by.
 _SHORTER = {"paper": 1, "reduced": 5, "quick": 50, "smoke": 500}
-# `quick` has some 3,000 digits and eight epochs. With the paper's first weights all of them would pass before a net
+# `quick` has some 3,000 digits and eight epochs. With the paper's initial weights all of them would pass before a net
 # learned anything, so the weights are ten times larger, and steps are smaller lots at a higher rate. The teacher's rate
 # goes down, since at these weights it diverges at the paper's; with so few steps it also learns faster with less
 # dropout. Chosen on held-out digits of the embedded set.
@@ -124,7 +124,7 @@ def config(base: str, protocol: str) -> dict[str, Any]:
     bases = {"teacher": _TEACHER, "cifar_teacher": _CIFAR_TEACHER, "cifar_student": _CIFAR}
     settings = bases.get(base, _STUDENT) | {"shorter": _SHORTER[protocol]}
     if not base.endswith("teacher"):
-        # From these first weights the signal of a picture is small beside the biases, once they have grown, and in a
+        # From these initial weights the signal of a picture is small beside the biases, once they have grown, and in a
         # deep net bf16 probably rounds it away: there the plateau before anything is learned is longer.
         settings["precision"] = "fp32"
     if protocol == "quick":
@@ -161,7 +161,7 @@ def fitnet(run: Run) -> Result:
     """Train the guided layers on the hint, and then the whole net on labels and soft targets."""
     training = FitNetTraining(run, stages=2)
     hints = training.hints()
-    # What is best is what comes nearest to the hint on the digits held out.
+    # What is best is what comes nearest to the hint on the held-out digits.
     guided = training.guided_layers()
     history = training.fit(
         hints,

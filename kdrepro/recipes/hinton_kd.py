@@ -54,7 +54,7 @@ _STUDENT: dict[str, Any] = {
     "jitter": 0,
 }
 # Hinton et al. (2012), appendix A, hold the squared norm at 15, and drop 20 % of the inputs and half of the hidden
-# units over 3,000 epochs. In 60 epochs less dropout made fewer errors on the digits held out.
+# units over 3,000 epochs. In 60 epochs less dropout made fewer errors on the held-out digits.
 _TEACHER = _STUDENT | {
     "hidden": [1200, 1200],
     "epochs": 60,

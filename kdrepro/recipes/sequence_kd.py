@@ -46,7 +46,7 @@ _SHARED: dict[str, Any] = {
     "max_length": 60,
 }
 _TEACHER = _SHARED | {"hidden": 500, "dropout": 0.3, "learning_rate": 0.001, "epochs": 12}
-# Students were tried on pairs held out; the lab notes say how. Of smaller batches there are more, and it is their
+# Students were tried on held-out pairs; the lab notes say how. Of smaller batches there are more, and it is their
 # number that a small net needs.
 _STUDENT = _SHARED | {
     "hidden": 100,
@@ -56,7 +56,7 @@ _STUDENT = _SHARED | {
     "epochs": 32,
 }
 # Going on from trained weights: on the hypotheses nearest to the references, at the paper's part of the rate and for a
-# length that was not tried; and after pruning, where all of the rate did better on pairs held out than a part of it.
+# length that was not tried; and after pruning, where all of the rate did better on held-out pairs than a part of it.
 _FINE = {"fine_rate": 0.1, "fine_epochs": 3}
 _RETRAIN = {"retrain_rate": 1.0, "retrain_epochs": 16}
 # In so few steps a net of two layers may not yet have found where to look, and learns next to nothing; one of a single

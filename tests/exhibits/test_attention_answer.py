@@ -22,8 +22,8 @@ def ledger(tmp_path_factory):
 def test_the_answer_when_all_comes_out_as_the_arithmetic_says(ledger):
     text = answer(ledger)
     assert text.startswith(
-        "**With the paper's β a sum over the batch does about as well as the code's form with 1,000, and better "
-        "than a mean over it.**\n\n- **β = 0.1"
+        "**The paper's formula with β by group, as a sum over the batch, does about as well as the code's form with "
+        "1,000, and better than with β = 0.1 as a mean.**\n\n- **β = 0.1"
     )
     assert text.count("\n- **") == len(_BULLETS)
     assert text.count(": reproduced") == len(_COMPARED)

@@ -1,4 +1,4 @@
-"""What a student costs in company and alone."""
+"""What a student costs in a cohort and alone."""
 
 from __future__ import annotations
 

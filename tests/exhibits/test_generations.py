@@ -72,7 +72,7 @@ def test_each_panel_has_means_bands_and_a_line_for_every_seed(ledger, prefix):
 
 def test_beside_the_generations_stand_the_labels_once_more_and_the_ensembles(ledger):
     chart = by_generation(ledger)
-    assert {"labels again", "born-again nets averaged"} <= set(texts(chart))
+    assert {"retrained on labels", "born-again nets averaged"} <= set(texts(chart))
     marked = {
         marker: [
             (round(float(line.get_xdata()[0])), float(line.get_ydata()[0]))
@@ -158,7 +158,7 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
         assert "So it has turned, as Mobahi et al. say that it must." in text
         assert re.search(
             r"In \d+ of 20 seeds the last gets fewer of the (60,000|4,000) training digits right than the first, by "
-            r"\d+ to \d+: the sign that Mobahi et al. derive, of which this shows no more",
+            r"\d+ to \d+: the direction that Mobahi et al. derive; it shows no more than that",
             text,
         )
     assert pictures.startswith(
@@ -177,8 +177,8 @@ def test_the_answer_names_the_verdicts_of_each_data(ledger):
 @pytest.mark.parametrize(
     ("levels", "says"),
     [
-        ({"ban1": 51.0}, "and the labels once more cannot be told apart"),
-        ({"ban1": 60.0}, "makes more errors than the labels once more"),
+        ({"ban1": 51.0}, "and retraining on the labels cannot be told apart"),
+        ({"ban1": 60.0}, "makes more errors than retraining on the labels"),
         ({"ban5": 30.0}, "The last still makes fewer errors than the first."),
         ({"ban5": 30.0}, "gets more of the 4,000 training digits right than the first, by "),
         ({"ban5": 46.0}, "Whether the last is worse than the first, these runs do not decide"),
@@ -193,7 +193,7 @@ def test_the_answer_follows_the_rows(tmp_path, levels, says):
     ("changes", "says"),
     [
         ([0], "In each of 20 seeds the first and the last get equally many training digits right."),
-        ([-1], "In 20 of 20 seeds the last gets fewer of the 4,000 digits, by 1: the sign"),
+        ([-1], "In 20 of 20 seeds the last gets fewer of the 4,000 digits, by 1: the direction"),
         ([-1, -2, -1, 0], "In 15 of 20 seeds the last gets fewer of the 4,000 digits, by 1 to 2:"),
         ([2, 1], "In 20 of 20 seeds the last gets more of the 4,000 digits, by 1 to 2: against"),
         ([-3, 1], "digits, by 3, and in 10 more, by 1: "),
@@ -232,12 +232,12 @@ def test_what_was_never_better_has_not_turned(tmp_path):
     text = answer(write_ledger(tmp_path, born_again_rows(spread=0.5, teacher=50.0, again=50.0, **worse)))
     assert "The last makes more errors than the first." in text
     assert "turned" not in text
-    # Better than the labels once more, which taught nobody, and worse than its teacher.
+    # Better than retraining on the labels, which taught nobody, and worse than its teacher.
     worse = {f"ban{count}": 60.0 + 5 * count for count in range(1, 6)}
     text = answer(
         write_ledger(tmp_path / "b", born_again_rows(spread=0.5, teacher=50.0, again=75.0, **worse))
     )
-    assert "makes fewer errors than the labels once more" in text
+    assert "makes fewer errors than retraining on the labels" in text
     assert "turned" not in text
 
 
@@ -245,7 +245,7 @@ def test_what_was_never_better_has_not_turned(tmp_path):
     ("levels", "parts"),
     [
         ({}, []),
-        ({"ban1": 60.0, "ban_l": 70.0}, ["is what such targets would do (S1a). These runs do not prove it"]),
+        ({"ban1": 60.0, "ban_l": 70.0}, ["worse than one with the labels (S1a). These runs do not prove it"]),
         ({"ban1": 60.0}, ["(S1a), and that one with labels and teacher", "goes with it (S4). These runs"]),
     ],
 )

@@ -123,7 +123,7 @@ def test_nets_by_depth_have_names_and_the_deepest_dashed_lines(tmp_path):
     assert drawn["5 layers, soft targets: 1"] == (thin_nets.KINDS["kd"].colour, "-")
     assert drawn["11 layers, soft targets: never"] == (thin_nets.KINDS["kd"].colour, "--")
     assert drawn["11 layers, a hint first: 1"] == (thin_nets.KINDS["hint"].colour, "--")
-    assert chart.axes[0].get_ylabel() == "errors on the pictures held out"
+    assert chart.axes[0].get_ylabel() == "errors on the held-out pictures"
 
 
 def test_a_run_that_never_learns_is_counted(tmp_path):

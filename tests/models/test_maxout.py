@@ -1,4 +1,4 @@
-"""The maxout nets: what a layer computes, their first weights and constraints, and what is refused."""
+"""The maxout nets: what a layer computes, their initial weights and constraints, and what is refused."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The LSTM encoder-decoder: step by step, its sizes and first weights, in half precision, and what it refuses."""
+"""The LSTM encoder-decoder: step by step, its sizes and initial weights, in half precision, and what it refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdrepro.losses.reduce import masked_mean
 from kdrepro.models import fused_recurrence, recurrence
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 
-# Sizes, first weights, precision, dropout.
+# Sizes, initial weights, precision, dropout.
 
 
 @pytest.mark.parametrize(("hidden", "count"), [(500, 20_766_000), (100, 2_599_600)])

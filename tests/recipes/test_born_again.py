@@ -169,7 +169,7 @@ def test_every_generation_is_a_new_net_and_leaves_its_teacher_bitwise_as_it_was(
         for net, first in zip(students, record["first"].values(), strict=True):
             assert not same(state(net), first), "it has learned"
         first = next(iter(record["first"].values()))
-        assert all(not torch.equal(first[FIRST_LAYER], other) for other in earlier), "new first weights"
+        assert all(not torch.equal(first[FIRST_LAYER], other) for other in earlier), "new initial weights"
         if generation:
             assert not torch.equal(first[FIRST_LAYER], record["before"][FIRST_LAYER])
         earlier.append(first[FIRST_LAYER])
