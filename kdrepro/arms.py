@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kdrepro.run import Run
 
 Key = tuple[str, int]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,23 @@ def ensemble(run: Run) -> Result:
     return Result(run.measure(members, run.data.train), parameters=parameters)
 
 
+def same_seed(*names: str) -> Callable[[int], Sequence[Key]]:
+    """Return what a run learns from that learns from other arms' nets of its own seed (see `Arm.needs`)."""
+    return lambda seed: [(name, seed) for name in names]
+
+
 def linear_to_zero(steps: int) -> Callable[[Optimizer], LRScheduler]:
     """Return what makes the schedule "linear to 0": from the learning rate at the first step to 0 after `steps`."""
     return lambda optimizer: LambdaLR(optimizer, lambda step: 1 - step / steps)
+
+
+# By what the settings call them, given the number of steps.
+SCHEDULES = {"linear to 0": linear_to_zero}
+
+
+def chosen(settings: dict[str, Any], name: str, options: Mapping[str, _T]) -> _T:
+    """Return what a setting names; one that is none of the options raises `ValueError` with their names."""
+    return options[checks.choice(name, settings[name], options)]
 
 
 def candidates(recipe: Recipe) -> Recipe:

@@ -252,8 +252,11 @@ def cache_teacher(
     `fit` refuses another. The precision has to be that of the `fit` the cache is for, which refuses another, so that
     the cached loss equals the uncached one. Of a text it holds a logit for each word of the vocabulary at each word of
     the targets, in the precision of the teacher's: gigabytes, soon. Raises `ValueError` when `batches` augments, or has
-    an `epoch` of its own, which may: the cached outputs would belong to other inputs. `device` is as in `fit`.
+    an `epoch` of its own, which may: the cached outputs would belong to other inputs; `TypeError` for what is no
+    batches. `device` is as in `fit`; the teacher stays there, in eval mode.
     """
+    if not isinstance(batches, Batches | SentenceBatches):
+        raise TypeError(f"batches: got {type(batches).__name__}, expected kdrepro.Batches or SentenceBatches")
     if isinstance(batches, Batches) and _augments(batches):
         raise ValueError(
             "batches: got augmented batches, expected none: cached outputs would belong to other views"

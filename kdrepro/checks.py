@@ -24,11 +24,20 @@ def positive(name: str, value: object, *, or_zero: bool = False) -> float:
     return number
 
 
-def fraction(name: str, value: object) -> float:
-    """Return `value` as a float, or raise if it does not lie in [0, 1]."""
-    number = _number(name, value, "a number in [0, 1]")
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1]")
+def finite(name: str, value: object) -> float:
+    """Return `value` as a float, or raise if it is not a finite number."""
+    number = _number(name, value, "a finite number")
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: got {value!r}, expected a finite number")
+    return number
+
+
+def fraction(name: str, value: object, *, above_zero: bool = False, below_one: bool = False) -> float:
+    """Return `value` as a float, or raise if it does not lie in [0, 1], or in that without one end or the other."""
+    expected = f"a number in {'(' if above_zero else '['}0, 1{')' if below_one else ']'}"
+    number = _number(name, value, expected)
+    if not 0.0 <= number <= 1.0 or (above_zero and number == 0) or (below_one and number == 1):
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
     return number
 
 
@@ -42,6 +51,11 @@ def whole(name: str, value: object, *, least: int = 0) -> int:
     if value < least:
         raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
     return int(value)
+
+
+def told(problem: BaseException) -> str:
+    """Return what an error says, with its notes, such as in which batch it was."""
+    return "; ".join([str(problem), *getattr(problem, "__notes__", ())])
 
 
 def wrong_name(name: str, value: object, allowed: Iterable[str]) -> ValueError:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
-from kdrepro.types import END, PAD, START, UNKNOWN
+from kdrepro.modes import modes_kept
+from kdrepro.types import END, PAD, START, UNKNOWN, at_least_float32, precise
 
 # Sentences that are done leave their batch when they are this share of it: leaving copies what stays.
 _DONE_SHARE = 1 / 4
@@ -136,7 +137,7 @@ def _greedy(model: Translator, source: Tensor, max_length: int) -> list[Hypothes
     for length in range(max_length):
         logits, state = model.step(state, previous)
         if totals is None:
-            totals = logits.new_zeros(len(source), dtype=_precise(logits))
+            totals = logits.new_zeros(len(source), dtype=precise(logits.dtype))
         scores, _, words = _likeliest(logits, totals[sentences].unsqueeze(1), 1)
         previous = words.squeeze(1)
         totals[sentences[running]] = scores.squeeze(1)[running]
@@ -187,7 +188,7 @@ class _Beams:
         count = len(self.sentences)
         logits, self.state = self.model.step(self.state, self.history[:, -1])
         rows = self.scores.shape[1]
-        self.scores, parents, chosen = _likeliest(logits, self.scores.to(_precise(logits)), self.width)
+        self.scores, parents, chosen = _likeliest(logits, self.scores.to(precise(logits.dtype)), self.width)
         parents += torch.arange(0, count * rows, rows, device=self.device).unsqueeze(1)
         ended = (chosen == END) & (self.scores > -torch.inf)
         self.best = self.best.to(self.scores.dtype)
@@ -278,15 +279,11 @@ def _likeliest_of_block(logits: Tensor, scores: Tensor, count: int) -> tuple[Ten
 
 def _log_probs(logits: Tensor) -> Tensor:
     """Log-probabilities of the next word, in float32 or better; those of `PAD` and `START` are −∞."""
-    log_probs = torch.log_softmax(logits.to(_precise(logits)), dim=1)
+    log_probs = torch.log_softmax(at_least_float32(logits), dim=1)
     if bool(log_probs[:, END].isnan().any()):
         raise FloatingPointError("model: its logits are not finite, expected finite numbers")
     log_probs[:, PAD] = log_probs[:, START] = -torch.inf
     return log_probs
-
-
-def _precise(logits: Tensor) -> torch.dtype:
-    return torch.float32 if logits.dtype in (torch.bfloat16, torch.float16) else logits.dtype
 
 
 def check_arguments(model: object, sources: object, device: object) -> Translator:
@@ -324,14 +321,9 @@ def _translating(model: nn.Module, device: torch.device | str | None) -> Iterato
     if device is not None:
         model.to(device)
     where = next((each.device for each in model.parameters()), torch.device("cpu"))
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield where
-    finally:
-        for part, training in modes:
-            part.training = training
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        yield where
 
 
 def _batches(

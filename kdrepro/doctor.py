@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrepro import diagnoses, objectives, taps
+from kdrepro import checks, diagnoses, objectives, taps
 from kdrepro.diagnoses import Finding, error, warning
 from kdrepro.teacher import (
     FrozenTeacher,
@@ -240,17 +240,13 @@ def _attempt(name: str, run: Callable[[], Outputs], findings: list[Finding]) -> 
         findings.append(
             error(
                 f"{name.partition('[')[0]}_fails",
-                f"{name}: failed on this batch with {type(problem).__name__}: {_told(problem)}",
+                f"{name}: failed on this batch with {type(problem).__name__}: {checks.told(problem)}",
                 f"Call {name}(inputs) on this batch by hand: it must take the inputs and return logits.",
             )
         )
         return None
     findings += diagnoses.in_logits(name, logits)
     return outputs
-
-
-def _told(problem: Exception) -> str:
-    return "; ".join([str(problem), *getattr(problem, "__notes__", ())])
 
 
 def _together(outputs: Sequence[Outputs], objective: nn.Module | None) -> Outputs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from kdrepro import checks, devices, digests, progressing, tensor_checks
 from kdrepro.caching import CachedTeacher, CachedTranslator, check_asked_for
 from kdrepro.members import Member, Trainee, check_apart, share_of
+from kdrepro.modes import modes_kept
 from kdrepro.replays import Replay
 from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher, members_of, run_module, temperature_of
@@ -30,6 +32,8 @@ from kdrepro.types import Batch, Inputs, Outputs, TrainingData, in_parts, moved
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
 _LOOK_EVERY = 50
+# The names of `TrainingData`.
+_ASKED_OF_DATA = ("seed", "batch_size", "examples", "__len__", "to", "epoch", "first", "check_classes")
 
 _Asked = FrozenTeacher | CachedTeacher | CachedTranslator
 Teacher = nn.Module | Sequence[nn.Module] | _Asked
@@ -68,19 +72,14 @@ def outputs(
     size = checks.whole("batch_size", batch_size, least=1)
     where = devices.place(device)
     nets = () if isinstance(model, FrozenTeacher) else members_of(model, argument="model")
-    modes = [(part, part.training) for net in nets for part in net.modules()]
-    for net in nets:
-        net.to(where).eval()
-    frozen = model.to(where) if isinstance(model, FrozenTeacher) else FrozenTeacher(nets)
-    try:
-        with devices.autocast(devices.precision_for(precision, where), where):
-            parts = [
-                run_module(nets[0], part, side="model") if len(nets) == 1 else frozen(part)
-                for part in (moved(part, where) for part in in_parts(inputs, size))
-            ]
-    finally:
-        for part, training in modes:
-            part.training = training
+    with modes_kept(*nets), devices.autocast(devices.precision_for(precision, where), where):
+        for net in nets:
+            net.to(where).eval()
+        frozen = model.to(where) if isinstance(model, FrozenTeacher) else FrozenTeacher(nets)
+        parts = [
+            run_module(nets[0], part, side="model") if len(nets) == 1 else frozen(part)
+            for part in (moved(part, where) for part in in_parts(inputs, size))
+        ]
     return Outputs(
         torch.cat([part.logits.float().cpu() for part in parts]),
         {
@@ -125,7 +124,8 @@ def fit(
     With `checkpoint`, a run that was killed at any moment and is started again with the same arguments ends with the
     same numbers as an uninterrupted one. All randomness is a function of the seed of `batches` and the epoch; the
     caller's random state is left alone. A checkpoint of another teacher, other data or other settings is refused.
-    `progress` is a label: a bar on a terminal, elsewhere one line an epoch.
+    It is written after an epoch, but at most every `checkpoint_seconds`, and at the end. `progress` is a label: a bar
+    on a terminal, elsewhere one line an epoch.
 
     Under `accelerate launch` every process takes its share of each batch (BatchNorm statistics are each process's own,
     and what `validate` returns is averaged).
@@ -193,10 +193,11 @@ def fit_cohort(
     ensemble's classes averaged at different temperatures.
     """
     checks.whole("epochs", epochs, least=1)
-    if not all(hasattr(batches, name) for name in ("epoch", "first", "check_classes", "to")):
+    missing = [name for name in _ASKED_OF_DATA if not hasattr(batches, name)]
+    if missing:
         raise TypeError(
-            f"batches: got {type(batches).__name__}, expected kdrepro.Batches or another TrainingData: its order is a "
-            "function of seed and epoch"
+            f"batches: got {type(batches).__name__}, without {', '.join(missing)}; expected kdrepro.Batches or another "
+            "TrainingData: its order is a function of seed and epoch"
         )
     if not members:
         raise ValueError("members: got none, expected at least one")
@@ -286,8 +287,12 @@ def _epoch(
     for trainee in active:
         trainee.start_epoch()
     since_look = 0
-    for number, whole_batch in enumerate(data.epoch(epoch)):
+    whole_batches = iter(data.epoch(epoch))
+    for number in count():
         with located(epoch, number):
+            whole_batch = next(whole_batches, None)
+            if whole_batch is None:
+                break
             batch, share = share_of(whole_batch, run)
             taught = ask(batch) if ask else None
             for trainee in active:

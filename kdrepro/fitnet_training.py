@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.optim import SGD, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import devices, metrics
-from kdrepro.arms import Result
+from kdrepro.arms import Result, chosen
 from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data.batches import Batches
 from kdrepro.engine import outputs
@@ -219,6 +220,15 @@ def _tapped(net: nn.Module, settings: dict[str, Any], **taps: str) -> nn.Module:
     return Taps(net, named) if named else net
 
 
+# The students' has one learning rate, the teachers' a momentum that rises to `final_momentum`.
+_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    # The authors' library divides by no less than 1e-5, torch adds that much.
+    "RMSProp, decay 0.9": partial(RMSprop, alpha=0.9, eps=1e-5),
+    "SGD, momentum 0.5 to 0.7": partial(SGD, momentum=0.5, fused=True),
+    "SGD, momentum 0.5 to 0.65": partial(SGD, momentum=0.5, fused=True),
+}
+
+
 def optimizer_of(settings: dict[str, Any], net: nn.Module) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
     """Return what makes the optimiser; where there is a `convolution_rate`, the net's convolutions have that part."""
     rate = settings["learning_rate"]
@@ -234,10 +244,7 @@ def optimizer_of(settings: dict[str, Any], net: nn.Module) -> Callable[[Iterable
             # A regressor is no layer of the net, and has the full rate.
             convolved = [each for each in given if id(each) in slow]
             groups.append({"params": convolved, "lr": rate * settings["convolution_rate"]})
-        if settings["optimizer"].startswith("SGD"):
-            return SGD(groups, lr=rate, momentum=0.5, fused=True)
-        # The authors' library divides by no less than 1e-5, torch adds that much.
-        return RMSprop(groups, lr=rate, alpha=0.9, eps=1e-5)
+        return chosen(settings, "optimizer", _OPTIMIZERS)(groups, lr=rate)
 
     return made
 

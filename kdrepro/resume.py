@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdrepro import devices, digests, tensor_checks
 from kdrepro.checkpoints import load_state, save_state
 from kdrepro.teacher import run_module
-from kdrepro.types import Batch, Outputs, TrainingData
+from kdrepro.types import Batch, Outputs, TrainingData, at_least_float32
 
 # What checkpoints did not say at first: one that does not is taken for one of the same.
 _LATER = ("mask", "student", "objective's buffers", "schedule's state")
@@ -54,10 +54,7 @@ class Step(nn.Module):
             outputs = run_module(self.student, batch.inputs, side="student")
         terms = tensor_checks.terms(self.objective(outputs, teacher, batch))
         # A sum over an epoch in half precision would soon stand still.
-        return {
-            name: value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-            for name, value in terms.items()
-        }
+        return {name: at_least_float32(value) for name, value in terms.items()}
 
 
 def signature(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kdrepro import checks, objectives, taps, tensor_checks
+from kdrepro.modes import modes_kept
 from kdrepro.types import Outputs, as_outputs, at_least_float32
 
 
@@ -175,21 +176,19 @@ def untouched(*roots: nn.Module) -> Iterator[None]:
                 f"{type(root).__name__}: got a {type(lazy).__name__} that has not seen an input, expected a network "
                 "that was run once"
             )
-    modes = [(module, module.training) for root in roots for module in root.modules()]
     buffers = [
         (module, name, value, value.clone())
-        for module, _ in modes
+        for root in roots
+        for module in root.modules()
         for name, value in module._buffers.items()
         if value is not None
     ]
     places = {value.device for root in roots for value in [*root.parameters(), *root.buffers()]}
     cuda = sorted(place.index for place in places if place.type == "cuda")
     try:
-        with torch.random.fork_rng(devices=cuda):
+        with modes_kept(*roots), torch.random.fork_rng(devices=cuda):
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for module, name, value, copy in buffers:
                 module._buffers[name] = value
@@ -244,8 +243,8 @@ def _may_change(module: nn.Module) -> bool:
 def _place(parameter: nn.Parameter) -> tuple[str, int, int]:
     """Where a parameter's memory lies, from byte to byte; nowhere for one without any (empty, meta, lazy)."""
     device = str(parameter.device)
-    lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
-    if lazy or parameter.device.type == "meta" or parameter.numel() == 0 or parameter.layout != torch.strided:
+    strided = not is_lazy(parameter) and parameter.layout == torch.strided
+    if not strided or parameter.device.type == "meta" or parameter.numel() == 0:
         return device, 0, 0
     last = sum((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
     start = parameter.data_ptr()

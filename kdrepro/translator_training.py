@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 
 from kdrepro import devices, text_metrics
-from kdrepro.arms import Result, linear_to_zero
+from kdrepro.arms import SCHEDULES, Result, chosen
 from kdrepro.caching import CachedTranslator, cache_teacher
 from kdrepro.data.parallel import EncodedText, write_lines
 from kdrepro.data.text import SentenceBatches
@@ -233,8 +233,8 @@ class TranslatorTraining:
             batches,
             teacher=self._taught(batches) if isinstance(objective, WordLevelKD) else None,
             epochs=epochs,
-            optimizer=_optimizer(settings["learning_rate"] * rate),
-            schedule=linear_to_zero(epochs * len(batches)),
+            optimizer=_optimizer(settings, rate=settings["learning_rate"] * rate),
+            schedule=chosen(settings, "schedule", SCHEDULES)(epochs * len(batches)),
             gradient_clip=settings["gradient_clip"],
             part=part,
             cuda_graphs=True,
@@ -265,5 +265,6 @@ class TranslatorTraining:
         )
 
 
-def _optimizer(rate: float) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    return lambda parameters: Adam(parameters, lr=rate, fused=True)
+def _optimizer(settings: dict[str, Any], *, rate: float) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    made = chosen(settings, "optimizer", {"Adam": Adam})
+    return lambda parameters: made(parameters, lr=rate, fused=True)

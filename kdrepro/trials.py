@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdrepro.data.batches import Batches
+from kdrepro.modes import modes_kept
 from kdrepro.resume import Step
 from kdrepro.teacher import run_module, untouched
 from kdrepro.types import Batch, Outputs, TrainingData
@@ -46,8 +47,14 @@ def try_one(step: Step, ask: Ask | None, data: TrainingData, *, processes: int) 
         batch = Batch(batch.inputs, None, mask, batch.index)
     else:
         batch = Batch(batch.inputs, batch.counted_targets, None, batch.index)
-    mode = step.training
-    step.eval()
+    with modes_kept(step):
+        step.eval()
+        _try_batch(step, ask, batch, data)
+    if (data.examples % data.batch_size or data.batch_size) // processes == 1:
+        _try_a_batch_of_one(step, data, whose=" of each process" if processes > 1 else "")
+
+
+def _try_batch(step: Step, ask: Ask | None, batch: Batch, data: TrainingData) -> None:
     outputs = run_module(step.student, batch.inputs, side="student")
     data.check_classes(outputs.logits.shape[-1])
     taught = ask(batch) if ask else None
@@ -62,9 +69,6 @@ def try_one(step: Step, ask: Ask | None, data: TrainingData, *, processes: int) 
     # An objective may ask for gradients itself.
     with torch.enable_grad():
         step(batch, taught)
-    step.train(mode)
-    if (data.examples % data.batch_size or data.batch_size) // processes == 1:
-        _try_a_batch_of_one(step, data, whose=" of each process" if processes > 1 else "")
 
 
 @torch.no_grad()

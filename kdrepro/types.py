@@ -16,9 +16,14 @@ from kdrepro.tracing import at_hand
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 
 
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """Return the type that sums, softmaxes and losses are computed in: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def at_least_float32(values: Tensor) -> Tensor:
-    """Widen half precision to float32, which is what every loss is computed in; float64 stays as it is."""
-    return values if values.dtype == torch.float64 else values.float()
+    """Widen half precision to float32; float64 stays as it is."""
+    return values.to(precise(values.dtype))
 
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -117,15 +122,21 @@ class Batch:
         if mask.ndim and features:
             left_out = ~_any_counts(mask)
             features = {
-                name: without(value, left_out) if len(value) == len(mask) else value
+                name: without(value, left_out) if value.shape[:1] == mask.shape[:1] else value
                 for name, value in features.items()
             }
         return Outputs(without(logits, ~mask) if mask.shape == logits.shape[:-1] else logits, features)
 
+    def counted_teacher(self, teacher: Outputs | None) -> Outputs:
+        """The teacher's outputs as `counted` has them; `ValueError` where there are none."""
+        if teacher is None:
+            raise ValueError("teacher: got None, expected the teacher's outputs")
+        return self.counted(teacher)
+
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network gives for a batch: `logits` (B, K) or (B, L, K), and named intermediate `features`."""
+    """What a network gives for a batch: `logits` (B, K) or (B, L, K), and named intermediate `features` (B, …)."""
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from cached_teachers import SETTINGS, batches, cached, net, tapped
+from small_networks import network, snapshot
 from small_pictures import IMAGES, TARGETS
 from torch import Tensor
 
@@ -171,6 +172,14 @@ def test_a_precision_that_there_is_not_is_named():
         ValueError, match="precision: got 'fp16', expected one of fp32, bf16; did you mean 'bf16'"
     ):
         CachedTeacher(torch.rand(4, 3), precision="fp16")
+
+
+def test_what_is_no_batches_is_refused_before_the_teacher_is_moved():
+    teacher = network(1)
+    before = snapshot(teacher)
+    with pytest.raises(TypeError, match=r"batches: got list, expected kdrepro\.Batches or SentenceBatches"):
+        cache_teacher(teacher, [(torch.zeros(2, 4), torch.zeros(2))])
+    assert snapshot(teacher) == before
 
 
 def test_augmented_batches_are_refused_when_it_is_made_and_when_it_is_used():

@@ -139,7 +139,17 @@ def test_a_claims_file_is_read(tmp_path):
         ),
         (HEAD + A_VALUE + 'ours = "yes"', "short.toml: claim C1: ours: got 'yes', expected true or false"),
         (HEAD + A_VALUE + "scale = 2\ncorrect_out_of = 3", "short.toml: claim C1: scale"),
-        (HEAD + A_VALUE + "scale = 0", "short.toml: claim C1: scale: got 0"),
+        (HEAD + A_VALUE + "unit = 'x'\nscale = 0", "short.toml: claim C1: scale: got 0"),
+        (HEAD + A_VALUE + "scale = 2", "short.toml: claim C1: scale: got no unit"),
+        (HEAD + AN_ORDER + "scale = 2", "short.toml: claim C1: scale: got no unit"),
+        (
+            HEAD + A_VALUE + "one_run = ['z']",
+            r"claim C1: one_run: got \['z'\], expected arms of the claim: a, b",
+        ),
+        (
+            HEAD + A_VALUE.replace("tolerance = 0.5", "tolerance = -1"),
+            "tolerance: got -1, expected .* at least 0",
+        ),
         (HEAD + A_VALUE + "also = [{ arm = 'a' }]", "short.toml: claim C1: also: metric: missing"),
         (HEAD + A_VALUE + "also = 3", "short.toml: claim C1: also: got 3"),
         (
@@ -167,7 +177,8 @@ def test_a_claims_file_is_read(tmp_path):
         (HEAD + SIMILAR_ARMS.replace('["a", "b"]', '["a"]'), "claim C1: arms: got"),
         (HEAD + SIMILAR_ARMS.replace('["a", "b"]', '["a", "a"]'), "claim C1: arms: got"),
         (HEAD + SIMILAR_ARMS.replace("margin_relative = 0.1", ""), "claim C1: margin_relative: missing"),
-        (HEAD + FAR, "claim C1: instead: got 'C2', expected one of C1"),
+        (HEAD + FAR, "claim C1: instead: got 'C2', expected one of $"),
+        (HEAD + FAR.replace("C2", "C1"), "claim C1: instead: got 'C1', expected one of $"),
         (HEAD + FAR.replace('reason = "R"', ""), "claim C1: reason: missing"),
         (HEAD + A_VALUE + "[[deviation]]\ntopic = 't'\n", "deviation number 1: code: missing"),
         (HEAD + A_VALUE.replace("[[claim]]", "[claim]"), "short.toml: claim: got one table"),

@@ -250,6 +250,19 @@ def test_a_mistake_is_one_line_and_exit_status_1(words, says, runs_folder, capsy
     assert not runs_folder.exists()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no notes")
+def test_the_notes_of_an_error_are_told_too(monkeypatch, capsys) -> None:
+    def fails() -> None:
+        error = ValueError("no room")
+        error.add_note("in batch 7 of epoch 3, both counted from 0")
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err == "kdrepro: no room; in batch 7 of epoch 3, both counted from 0\n"
+
+
 def test_a_mistake_has_its_traceback_where_it_is_asked_for(monkeypatch) -> None:
     monkeypatch.setenv("KDREPRO_TRACEBACK", "1")
     monkeypatch.setattr(sys, "argv", ["kdrepro", "run", "hinton"])

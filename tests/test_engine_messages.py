@@ -26,7 +26,7 @@ def test_a_student_among_several_teachers_is_refused():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batches": [batch(8)]}, "batches: got list, expected kdrepro.Batches"),
+        ({"batches": [batch(8)]}, "batches: got list, without seed, .*; expected kdrepro.Batches"),
         ({"objective": cross_entropy}, "objective: got function, expected an nn.Module"),
         ({"optimizer": SGD([torch.zeros(1)], lr=0.1)}, "optimizer: got SGD, expected a callable"),
     ],
@@ -181,6 +181,32 @@ def test_a_batch_of_which_nothing_counts_is_named_when_it_comes_where_that_was_n
         train(network(1), batches=OwnOrder(inputs, targets, batch_size=16, seed=3, mask=counts))
     assert getattr(caught.value, "__notes__", []) in ([], ["in batch 1 of epoch 0, both counted from 0"])
     assert sys.version_info < (3, 11) or caught.value.__notes__
+
+
+def test_a_batch_that_cannot_be_augmented_is_named():
+    seen = []
+
+    def augment(inputs, generator):
+        seen.append(len(inputs))
+        if len(seen) == 2:
+            raise RuntimeError("no room")
+        return inputs
+
+    with pytest.raises(RuntimeError, match="no room") as caught:
+        train(network(1), batches=batches(augment=augment))
+    assert getattr(caught.value, "__notes__", []) in ([], ["in batch 1 of epoch 0, both counted from 0"])
+    assert sys.version_info < (3, 11) or caught.value.__notes__
+
+
+def test_a_refused_student_is_in_the_mode_that_it_came_in():
+    student = network(1)
+    with torch.no_grad():
+        next(student.parameters()).fill_(torch.nan)
+    before = snapshot(student)
+    with pytest.raises(ValueError, match="student: its logits on the first examples are not finite"):
+        train(student)
+    assert student.training
+    assert snapshot(student) == before
 
 
 class MeanWhere(nn.Module):

@@ -185,11 +185,13 @@ def test_what_a_sample_that_does_not_count_has_for_features_reaches_no_gradient(
 def test_features_of_samples_that_count_stay_bit_for_bit_in_their_layout(layout):
     feature = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
     batch = Batch(torch.zeros(3), torch.zeros(3).long(), torch.tensor([True, False, True]))
-    counted = batch.counted(Outputs(torch.zeros(3, 2), {"map": feature, "words": torch.ones(7, 2)}))
+    others = {"words": torch.ones(7, 2), "loss": torch.tensor(0.3)}
+    counted = batch.counted(Outputs(torch.zeros(3, 2), {"map": feature, **others}))
     assert counted.features["map"].is_contiguous(memory_format=layout)
     assert torch.equal(counted.features["map"][::2], feature[::2])
     assert counted.features["map"][1].count_nonzero() == 0
     assert counted.features["words"].all()
+    assert counted.features["loss"] == others["loss"]
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 3, 1)])

@@ -68,12 +68,21 @@ class _Fields:
             raise self.wrong(name, "text")
         return value.strip()
 
-    def number(self, name: str, default: float | None = None, *, above: float | None = None) -> float:
+    def number(
+        self,
+        name: str,
+        default: float | None = None,
+        *,
+        above: float | None = None,
+        at_least: float | None = None,
+    ) -> float:
         value = self.table.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.wrong(name, "a finite number")
         if above is not None and not value > above:
             raise self.wrong(name, f"a number above {above:g}")
+        if at_least is not None and not value >= at_least:
+            raise self.wrong(name, f"a number of at least {at_least:g}")
         return float(value)
 
     def whole(self, name: str, *, least: int) -> int:
@@ -130,12 +139,18 @@ def _tolerance(entry: _Fields, value: float) -> float:
         raise ValueError(
             f"{entry.place}: tolerance: got {len(given)} of tolerance, tolerance_relative, expected one"
         )
-    allowed = entry.number(given[0], above=-1e-12)
+    allowed = entry.number(given[0], at_least=0)
     return allowed if given[0] == "tolerance" else allowed * abs(value)
+
+
+def _scaled(entry: _Fields) -> None:
+    if "scale" in entry.table and not entry.text("unit", ""):
+        raise ValueError(f"{entry.place}: scale: got no unit, expected the unit that it leads to")
 
 
 def _value_rule(entry: _Fields) -> dict[str, Any]:
     value, metric = entry.number("value"), entry.text("metric")
+    _scaled(entry)
     if "scale" in entry.table and "correct_out_of" in entry.table:
         raise ValueError(f"{entry.place}: scale: got correct_out_of too, expected one of the two")
     also = entry.table.get("also", [])
@@ -165,6 +180,7 @@ def _comparisons(entry: _Fields, name: str) -> tuple[Comparison, ...]:
 
 
 def _order_rule(entry: _Fields) -> dict[str, Any]:
+    _scaled(entry)
     return {
         "comparisons": _comparisons(entry, "comparisons"),
         "premise": _comparisons(entry, "premise") if "premise" in entry.table else (),
@@ -203,7 +219,7 @@ def _claim(table: object, *, file: str, number: int, recipe: str) -> Claim:
     judged = "seeds" in required
     if judged and kind != "value":
         entry.text("metric")
-    return Claim(
+    claim = Claim(
         id=entry.text("id"),
         statement=entry.text("statement"),
         where=entry.text("where"),
@@ -220,6 +236,10 @@ def _claim(table: object, *, file: str, number: int, recipe: str) -> Claim:
         instead=entry.texts("instead"),
         **_rule(entry, kind),
     )
+    unknown = set(claim.one_run) - set(claim.needs)
+    if unknown:
+        raise entry.wrong("one_run", f"arms of the claim: {', '.join(claim.needs)}")
+    return claim
 
 
 def _deviation(table: object, *, file: str, number: int) -> Deviation:
@@ -260,9 +280,10 @@ def read_paper(file: Path) -> Paper:
                 f"{file.name}: claim {each.id}: id: used {ids.count(each.id)} times, expected once"
             )
         for other in each.instead:
-            if other not in ids:
+            if other not in ids or other == each.id:
+                others = ", ".join(name for name in ids if name != each.id)
                 raise ValueError(
-                    f"{file.name}: claim {each.id}: instead: got {other!r}, expected one of {', '.join(ids)}"
+                    f"{file.name}: claim {each.id}: instead: got {other!r}, expected one of {others}"
                 )
     status = head.choice("status", STATUSES)
     # Claims may be written down long before the first run of their paper is recorded.

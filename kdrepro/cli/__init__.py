@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from kdrepro import checks
 from kdrepro.cli.building import book_build, book_execute
 from kdrepro.cli.checking import check
 from kdrepro.cli.showing import claims, data, table
@@ -55,5 +56,5 @@ def main() -> None:
     except (ValueError, TypeError, FloatingPointError, OSError, RuntimeError) as error:
         if os.environ.get("KDREPRO_TRACEBACK"):
             raise
-        typer.echo(f"kdrepro: {error}", err=True)
+        typer.echo(f"kdrepro: {checks.told(error)}", err=True)
         sys.exit(1)

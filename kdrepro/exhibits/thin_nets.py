@@ -98,7 +98,7 @@ def headline(ledger: Ledger, *, protocol: str = "paper") -> Chart:
 def plateau(errors: Sequence[float]) -> int | None:
     """Count the epochs before the first that gets more than half of the examples right; `None` if none does.
 
-    `errors` are the shares of errors on the examples held out, epoch by epoch.
+    `errors` are the shares of errors on the held-out examples, epoch by epoch.
 
     >>> plateau([0.9, 0.9, 0.4, 0.6]), plateau([0.2]), plateau([0.9, 0.9])
     (2, 0, None)
@@ -139,7 +139,7 @@ def plateau_curves(
     protocol: str = "paper",
     examples: str = "digits",
 ) -> Chart:
-    """Errors on the examples held out, epoch by epoch, from where the labels come in; and the hint stage before it.
+    """Errors on the held-out examples, epoch by epoch, from where the labels come in; and the hint stage before it.
 
     Every run is a line; those of the deepest nets are dashed. The legend says how many epochs passed before half of
     the examples were right. At the right the distance to the hint, where 100 % is that of the hint's mean at each
@@ -160,7 +160,7 @@ def plateau_curves(
                 shown = max(shown, len(curve) if count is None else 2 * count, min(12, len(curve)))
         left.set_title(f"protocol {protocol}", loc="left", fontsize=12)
         left.set_xlabel("epoch of training on classes")
-        left.set_ylabel(f"errors on the {examples} held out")
+        left.set_ylabel(f"errors on the held-out {examples}")
         if left.lines:
             left.axhline(GUESSED, color=GREY, linestyle=":", linewidth=1.2)
             left.text(
@@ -234,7 +234,7 @@ def plateau_table(
 ) -> pd.DataFrame:
     """The epochs of each arm: of the hint before it; on classes until half are right, until the best weights, in all.
 
-    Beside them how far the guided layer is from the hint on the examples held out (see `hint_left`), with the best
+    Beside them how far the guided layer is from the hint on the held-out examples (see `hint_left`), with the best
     weights of the hint stage and, from the nearest run to the farthest, with the last ones of all.
     """
     rows = rows_shown(ledger, "fitnets", protocol)

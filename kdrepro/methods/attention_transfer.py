@@ -75,9 +75,7 @@ class AttentionTransfer(nn.Module):
         )
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        if teacher is None:
-            raise ValueError("teacher: got None, expected the teacher's outputs")
-        student, teacher = batch.counted(student), batch.counted(teacher)
+        student, teacher = batch.counted(student), batch.counted_teacher(teacher)
         weight = self.attention_weight
         distances = [
             (weight[ours] if isinstance(weight, dict) else weight)
@@ -145,9 +143,7 @@ class FullActivationTransfer(nn.Module):
         return f"{self.pairs}, activation_weight={self.activation_weight}"
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        if teacher is None:
-            raise ValueError("teacher: got None, expected the teacher's outputs")
-        student, teacher = batch.counted(student), batch.counted(teacher)
+        student, teacher = batch.counted(student), batch.counted_teacher(teacher)
         distances, targets = [], []
         for (ours, theirs), adapter in zip(self.pairs.items(), self.adapters, strict=True):
             feature, target = tapped("student", student, ours), tapped("teacher", teacher, theirs)

@@ -37,7 +37,7 @@ class BornAgain(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         student = batch.counted(student)
-        soft = forward_kl(student.logits, _asked(teacher, batch).logits)
+        soft = forward_kl(student.logits, batch.counted_teacher(teacher).logits)
         tensor_checks.targets_agree(batch.targets, student.logits)
         terms = {"soft": masked_mean(soft, batch.mask)}
         if self.label_weight:
@@ -52,11 +52,18 @@ class ConfidenceWeighted(nn.Module):
     Σ_s w_s · CE(targets_s, student_s) with w_s = max_k p_s / Σ_u max_k p_u, p the teacher's softmax
 
     The weights of a batch sum to 1 (section 3.2: normalised over the batch), so a teacher equally sure of all examples
-    makes this plain training. Nothing else of the teacher is used. Returns `{"hard": ()}`.
+    makes this plain training. Nothing else of the teacher is used. Returns `{"hard": ()}`. Raises `ValueError` for no
+    teacher, or one whose logits are not as many as the student's.
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        confidence = at_least_float32(_asked(teacher, batch).logits.detach()).softmax(dim=-1).amax(dim=-1)
+        logits = batch.counted_teacher(teacher).logits.detach()
+        if logits.shape[:-1] != student.logits.shape[:-1]:
+            raise ValueError(
+                f"teacher_logits: got shape {tuple(logits.shape)}, expected {tuple(student.logits.shape[:-1])} and its "
+                "classes, like student_logits"
+            )
+        confidence = at_least_float32(logits).softmax(dim=-1).amax(dim=-1)
         hard = hard_target_loss(batch.counted(student).logits, batch.counted_targets)
         scale = masked_mean(confidence, batch.mask)
         return {"hard": masked_mean(hard * confidence, batch.mask) / scale}
@@ -72,7 +79,9 @@ class PermutedDarkKnowledge(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         tensor_checks.targets_agree(batch.targets, student.logits)
-        soft = forward_kl(batch.counted(student).logits, permuted_others(_asked(teacher, batch).logits))
+        soft = forward_kl(
+            batch.counted(student).logits, permuted_others(batch.counted_teacher(teacher).logits)
+        )
         return {"soft": masked_mean(soft, batch.mask)}
 
 
@@ -117,9 +126,3 @@ def permuted_others(logits: Tensor) -> Tensor:
     plain = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
     plain = plain.scatter(-1, largest, -1).argsort(dim=-1)
     return torch.empty_like(logits).scatter(-1, plain, logits.gather(-1, random))
-
-
-def _asked(teacher: Outputs | None, batch: Batch) -> Outputs:
-    if teacher is None:
-        raise ValueError("teacher: got None, expected the teacher's outputs")
-    return batch.counted(teacher)

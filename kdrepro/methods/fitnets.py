@@ -82,9 +82,7 @@ class HintStage(nn.Module):
 
     def distance(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """Return ½ ‖ hint − regressor(guided) ‖², averaged over the samples that count."""
-        if teacher is None:
-            raise ValueError("teacher: got None, expected the teacher's outputs")
-        student, teacher = batch.counted(student), batch.counted(teacher)
+        student, teacher = batch.counted(student), batch.counted_teacher(teacher)
         hint = tapped("teacher", teacher, self.teacher_tap)
         left_out = self.left_out(hint, batch)
         if left_out is None:
@@ -154,9 +152,7 @@ class FitNetKD(nn.Module):
         self.weight_now = self.soft_weight + done * (self.final_soft_weight - self.soft_weight)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        if teacher is None:
-            raise ValueError("teacher: got None, expected the teacher's outputs")
-        student, teacher = batch.counted(student), batch.counted(teacher)
+        student, teacher = batch.counted(student), batch.counted_teacher(teacher)
         hard = hard_target_loss(student.logits, batch.counted_targets)
         if self.soften_student:
             soft = soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)

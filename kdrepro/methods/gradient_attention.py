@@ -80,8 +80,10 @@ def gradient_symmetry(student: nn.Module, batch: Batch, *, gradient_weight: floa
 def _pictures(batch: Batch) -> Tensor:
     if not isinstance(batch.inputs, Tensor):
         raise TypeError(f"batch: got inputs of {type(batch.inputs).__name__}, expected a tensor of pictures")
-    if batch.mask is None or batch.mask.ndim != 1 or len(batch.mask) != len(batch.inputs):
+    mask = batch.mask
+    # One that does not fit is left for `masked_mean` to refuse.
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != batch.inputs.shape[:1]:
         return batch.inputs
     # What does not count may be NaN, which a gradient of 0 would still carry into the weights.
-    left_out = ~batch.mask.view(-1, *[1] * (batch.inputs.ndim - 1))
+    left_out = ~mask.view(-1, *[1] * (batch.inputs.ndim - 1))
     return batch.inputs.masked_fill(left_out, 0.0)

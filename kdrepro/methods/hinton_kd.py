@@ -57,11 +57,8 @@ class HintonKD(nn.Module):
         terms: dict[str, Tensor] = {}
         student = batch.counted(student)
         if self.soft_weight > 0:
-            if teacher is None:
-                raise ValueError("teacher: got None, expected the teacher's outputs (soft_weight is above 0)")
-            soft = soft_target_loss(
-                student.logits, batch.counted(teacher).logits, temperature=self.temperature
-            )
+            taught = batch.counted_teacher(teacher).logits
+            soft = soft_target_loss(student.logits, taught, temperature=self.temperature)
             tensor_checks.targets_agree(batch.targets, student.logits)
             terms["soft"] = self.soft_weight * masked_mean(soft, batch.mask)
         if self.soft_weight < 1:
@@ -82,8 +79,8 @@ def tuned_bias(logits: Tensor, targets: Tensor, *, classes: Sequence[int]) -> fl
     """
     inside_classes = _classes(logits, classes)
     tensor_checks.class_targets(targets, classes=logits.shape[-1], leading=logits.shape[:-1])
-    amounts = torch.arange(-200, 201) / 10
-    chosen = torch.zeros(logits.shape[-1], dtype=torch.bool)
+    amounts = torch.arange(-200, 201, device=logits.device) / 10
+    chosen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     chosen[inside_classes] = True
     wide = at_least_float32(logits)
     inside, inside_class = wide.masked_fill(~chosen, -torch.inf).max(dim=-1)
@@ -108,14 +105,15 @@ def frequency_bias(logits: Tensor, *, classes: Sequence[int], frequency: float) 
         raise ValueError(
             f"classes: got all {len(raised)}, expected fewer: no amount changes their probability, 1"
         )
-    if checks.fraction("frequency", frequency) in (0.0, 1.0):
-        raise ValueError(f"frequency: got {frequency}, expected a number in (0, 1): no amount leads to it")
+    checks.fraction("frequency", frequency, above_zero=True, below_one=True)
+    # Not every device has float64.
+    wide = logits.cpu().double()
     shift = torch.zeros(logits.shape[-1], dtype=torch.float64)
     low, high = -50.0, 50.0
     for _ in range(60):
         middle = (low + high) / 2
         shift[raised] = middle
-        mass = (logits.double() + shift).softmax(dim=-1)[:, raised].sum(dim=-1).mean().item()
+        mass = (wide + shift).softmax(dim=-1)[:, raised].sum(dim=-1).mean().item()
         low, high = (middle, high) if mass < frequency else (low, middle)
     return (low + high) / 2
 
@@ -123,8 +121,9 @@ def frequency_bias(logits: Tensor, *, classes: Sequence[int], frequency: float) 
 def with_bias(logits: Tensor, *, classes: Sequence[int], amount: float) -> Tensor:
     """Return the logits with `amount` added to those of `classes`: (N, K) → (N, K).
 
-    Errors as `tuned_bias`.
+    Errors as `tuned_bias`, and for an amount that is no finite number.
     """
+    checks.finite("amount", amount)
     raised = _classes(logits, classes)
     shift = torch.zeros(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     shift[raised] = amount

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kdrepro.models.recurrence import precise, sigmoid_backward, tanh_backward, unpacked
+from kdrepro.models.recurrence import sigmoid_backward, tanh_backward, unpacked
+from kdrepro.types import precise
 
 Step = Callable[..., Any]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
-from kdrepro.models.mlp import Dropout
+from kdrepro.models.dropout import Dropout
 
 
 class _LargerHalf(torch.autograd.Function):

@@ -8,32 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
-
-
-class Dropout(nn.Module):
-    """Drop each value with a probability, in training, and scale the rest by 1 / (1 − probability).
-
-    As `nn.Dropout`, but drawn from 16 random bits a value instead of a float, which is several times faster on a CPU;
-    the probability is met to 1 in 65,536. Raises `ValueError` for one outside [0, 1).
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = checks.fraction("probability", probability)
-        if self.probability == 1:
-            raise ValueError("probability: got 1, expected a number in [0, 1): nothing would be left")
-
-    def extra_repr(self) -> str:
-        return f"probability={self.probability}"
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
-            return inputs
-        words = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64, device=inputs.device)
-        bits = words.random_(-(2**63), None).view(torch.int16)[: inputs.numel()].view(inputs.shape)
-        # No more than an int16 holds: a threshold beyond it would come out at the other end, and nothing be dropped.
-        keep = bits >= min(round(self.probability * 2**16), 2**16 - 1) - 2**15
-        return inputs * keep * (1 / (1 - self.probability))
+from kdrepro.models.dropout import Dropout
 
 
 class MLP(nn.Module):
@@ -58,8 +33,7 @@ class MLP(nn.Module):
         if len(self.sizes) < 2:
             raise ValueError(f"sizes: got {list(sizes)}, expected at least an input and an output size")
         for name, probability in (("input_dropout", input_dropout), ("hidden_dropout", hidden_dropout)):
-            if checks.fraction(name, probability) == 1:
-                raise ValueError(f"{name}: got 1, expected a number in [0, 1): nothing would be left")
+            checks.fraction(name, probability, below_one=True)
         layers: list[nn.Module] = [Dropout(input_dropout)] if input_dropout else []
         for into, out in zip(self.sizes[:-2], self.sizes[1:-1], strict=True):
             layers += [nn.Linear(into, out), nn.ReLU()]
@@ -72,12 +46,6 @@ class MLP(nn.Module):
             raise ValueError(f"inputs: got {flat.shape[1]} numbers per example, expected {self.sizes[0]}")
         logits: Tensor = self.layers(flat)
         return logits
-
-    def output_bias(self) -> nn.Parameter:
-        """Return the biases of the classes, (K,): what the paper raises for a digit never seen."""
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        return last.bias
 
 
 @torch.no_grad()

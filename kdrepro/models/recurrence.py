@@ -9,7 +9,6 @@ functions outside of the loops serve both.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -18,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from kdrepro.models.dropout import kept
+from kdrepro.types import precise
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 tanh_backward = torch.ops.aten.tanh_backward
@@ -34,11 +36,6 @@ def by_sigmoid(values: Tensor) -> bool:
 def tanh_(values: Tensor) -> Tensor:
     """Take the tanh in place."""
     return values.mul_(2).sigmoid_().mul_(2).sub_(1) if by_sigmoid(values) else values.tanh_()
-
-
-def precise(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of cells, gates and attention weights: float32 where the products are in half precision."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def cell_step(sums: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -291,11 +288,7 @@ def _drop(values: Tensor, dropped: Tensor | None, layer: int, t: int, *, into: T
 def dropout_factors(shape: Sequence[int], dropout: float, *, like: Tensor) -> Tensor:
     """Return what dropout multiplies with: 0 with probability `dropout`, else what keeps the mean."""
     if like.device.type != "cpu":
-        kept = torch.rand(shape, device=like.device) >= dropout
+        keep = torch.rand(shape, device=like.device) >= dropout
     else:
-        # 64 random bits decide on four numbers at once: a fifth of the time that bernoulli_ takes.
-        count = math.prod(shape)
-        bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        # At most the largest of 16 bits: the next would wrap around to the smallest, and all be kept.
-        kept = (bits[:count] >= min(round(dropout * 2**16), 2**16 - 1) - 2**15).view(*shape)
-    return kept.to(precise(like.dtype)).mul_(1 / (1 - dropout))
+        keep = kept(shape, dropout, like.device)
+    return keep.to(precise(like.dtype)).mul_(1 / (1 - dropout))

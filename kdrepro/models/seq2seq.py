@@ -58,9 +58,7 @@ class LSTMSeq2Seq(nn.Module):
         self.target_words = checks.whole("target_words", target_words, least=1)
         self.hidden = checks.whole("hidden", hidden, least=1)
         self.layers = checks.whole("layers", layers, least=1)
-        if checks.fraction("dropout", dropout) == 1:
-            raise ValueError("dropout: got 1, expected a number in [0, 1): nothing would be left")
-        self.dropout = dropout
+        self.dropout = checks.fraction("dropout", dropout, below_one=True)
         gates = 4 * hidden
         self.source_embedding = nn.Embedding(source_words, hidden, padding_idx=PAD)
         self.target_embedding = nn.Embedding(target_words, hidden, padding_idx=PAD)

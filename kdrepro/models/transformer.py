@@ -60,9 +60,7 @@ class TransformerSeq2Seq(nn.Module):
         self.heads = checks.whole("heads", heads, least=1)
         if hidden % heads:
             raise ValueError(f"heads: got {heads}, expected a number that divides hidden, {hidden}")
-        if checks.fraction("dropout", dropout) == 1:
-            raise ValueError("dropout: got 1, expected a number in [0, 1): nothing would be left")
-        self.dropout = dropout
+        self.dropout = checks.fraction("dropout", dropout, below_one=True)
         self.source_embedding = nn.Embedding(source_words, hidden, padding_idx=PAD)
         self.target_embedding = nn.Embedding(target_words, hidden, padding_idx=PAD)
         self.encoder = nn.ModuleList(_Layer(hidden, heads, reads_source=False) for _ in range(layers))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrepro import checks
-from kdrepro.models.mlp import Dropout
+from kdrepro.models.dropout import Dropout
 
 
 class Block(nn.Module):

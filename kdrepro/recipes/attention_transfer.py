@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdrepro.arms import Arm, Key, Recipe, Result, taught_by
+from kdrepro.arms import Arm, Recipe, Result, chosen, same_seed, taught_by
 from kdrepro.attention_looks import GROUPS, attention_maps, kept, mean_distance
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
@@ -210,14 +210,14 @@ def _channels(net: nn.Module) -> list[int]:
     return [16 * net.width, 32 * net.width, 64 * net.width]
 
 
+# The steps of the learning rate, which clear it, are `_RateSteps`.
+_OPTIMIZERS = {"SGD, momentum 0.9 cleared at each step of the learning rate": partial(SGD, momentum=0.9)}
+
+
 def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    return lambda parameters: SGD(
-        parameters,
-        lr=settings["learning_rate"],
-        momentum=0.9,
-        weight_decay=settings["weight_decay"],
-        fused=True,
-    )
+    made = chosen(settings, "optimizer", _OPTIMIZERS)
+    rate, decay = settings["learning_rate"], settings["weight_decay"]
+    return lambda parameters: made(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
 def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRScheduler]:
@@ -240,10 +240,6 @@ class _RateSteps(LRScheduler):
         return [base * self.factor**passed for base in self.base_lrs]
 
 
-def _learns_from(teacher: str, seed: int) -> Sequence[Key]:
-    return [(f"teacher_{teacher}", seed)]
-
-
 def _student(
     summary: str,
     overrides: dict[str, Any],
@@ -254,7 +250,7 @@ def _student(
     return Arm(
         summary,
         train,
-        needs=partial(_learns_from, teacher),
+        needs=same_seed(f"teacher_{teacher}"),
         overrides=overrides,
         protocols=protocols,
         cohort=teacher,
@@ -310,7 +306,7 @@ ARMS = {
     "at_norm_1000": Arm(
         "the paper's form, β = 1000",
         train,
-        needs=partial(_learns_from, "wrn16_2"),
+        needs=same_seed("teacher_wrn16_2"),
         overrides=_AT | {"form": "paper", "attention_weight": 500.0},
     ),
 }

@@ -19,14 +19,13 @@ Komodakis, 2016), which it names, are used. The digits are an experiment of ours
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from kdrepro.arms import Arm, Key, Recipe, Result, ensemble, linear_to_zero, taught_by
+from kdrepro.arms import SCHEDULES, Arm, Recipe, Result, chosen, ensemble, same_seed, taught_by
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
@@ -141,7 +140,7 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
         [
             Member(
                 student=student,
-                objective=_OBJECTIVES[run.config["objective"]](),
+                objective=_OBJECTIVES[run.config["objective"]](run.config),
                 optimizer=_optimizer(run.config),
                 schedule=_schedule(run.config, len(batches)),
                 checkpoint=run.runner.checkpoint(run.id),
@@ -171,22 +170,24 @@ def _teacher(runs: Sequence[Run]) -> FrozenTeacher | None:
     return None if net is None else FrozenTeacher(net)
 
 
-_OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
-    "labels": Supervised,
-    "teacher": BornAgain,
-    "teacher and labels": partial(BornAgain, label_weight=1.0),
-    "labels weighted by confidence": ConfidenceWeighted,
-    "permuted teacher": PermutedDarkKnowledge,
-    "smoothed labels": partial(LabelSmoothing, smoothing=_SMOOTHING),
+_OBJECTIVES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "labels": lambda settings: Supervised(),
+    "teacher": lambda settings: BornAgain(),
+    "teacher and labels": lambda settings: BornAgain(label_weight=1.0),
+    "labels weighted by confidence": lambda settings: ConfidenceWeighted(),
+    "permuted teacher": lambda settings: PermutedDarkKnowledge(),
+    "smoothed labels": lambda settings: LabelSmoothing(smoothing=settings["smoothing"]),
 }
+_NESTEROV = {"SGD, Nesterov momentum 0.9": True, "SGD, momentum 0.9": False}
 
 
 def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    nesterov = chosen(settings, "optimizer", _NESTEROV)
     return lambda parameters: SGD(
         parameters,
         lr=settings["learning_rate"],
         momentum=0.9,
-        nesterov="Nesterov" in settings["optimizer"],
+        nesterov=nesterov,
         weight_decay=settings["weight_decay"],
         fused=True,
     )
@@ -195,17 +196,9 @@ def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], O
 def _schedule(settings: dict[str, Any], steps: int) -> Callable[[Optimizer], LRScheduler]:
     epochs = settings["epochs"]
     if "rate_steps" not in settings:
-        return linear_to_zero(epochs * steps)
+        return chosen(settings, "schedule", SCHEDULES)(epochs * steps)
     places = [round(share * epochs) * steps for share in settings["rate_steps"]]
     return lambda optimizer: MultiStepLR(optimizer, places, gamma=settings["rate_factor"])
-
-
-def _from(name: str) -> Callable[[int], Sequence[Key]]:
-    return lambda seed: [(name, seed)]
-
-
-def _members(names: Sequence[str]) -> Callable[[int], Sequence[Key]]:
-    return lambda seed: [(name, seed) for name in names]
 
 
 def _arms(
@@ -227,7 +220,7 @@ def _arms(
             summary,
             train,
             seeds=seeds,
-            needs=_from(before) if taught else lambda seed: (),
+            needs=same_seed(before) if taught else lambda seed: (),
             base=base,
             overrides={"objective": objective, "generation": generation} | smoothed,
             load=load,
@@ -255,7 +248,7 @@ def _arms(
             f"the first {count} born-again generations averaged",
             ensemble,
             seeds=seeds,
-            needs=_members(members),
+            needs=same_seed(*members),
             base=base,
             overrides={"generation": count},
             load=load,

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from kdrepro.arms import Arm, Key, Recipe, Result
+from kdrepro.arms import Arm, Key, Recipe, Result, same_seed
 from kdrepro.data.pictures import cifar10, digits
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.methods.fitnets import JointFitNet
@@ -190,8 +190,7 @@ def joint(run: Run) -> Result:
     return result
 
 
-def _own_teacher(seed: int) -> Sequence[Key]:
-    return [("teacher", seed)]
+_own_teacher = same_seed("teacher")
 
 
 def _cifar_teacher(seed: int) -> Sequence[Key]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from kdrepro import metrics
-from kdrepro.arms import Arm, Key, Recipe, Result, ensemble, linear_to_zero
+from kdrepro.arms import SCHEDULES, Arm, Key, Recipe, Result, chosen, ensemble, same_seed
 from kdrepro.caching import CachedTeacher, cache_teacher
 from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, Jitter
@@ -174,17 +174,21 @@ def _train(
         epochs=settings["epochs"],
         optimizer=_optimizer(settings),
         gradient_clip=settings["gradient_clip"],
-        schedule=linear_to_zero(settings["epochs"] * len(batches)),
+        schedule=chosen(settings, "schedule", SCHEDULES)(settings["epochs"] * len(batches)),
         **options,
     )
     return Result(run.measure(student, examples, teacher=teacher), student, history)
 
 
+_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "SGD, momentum 0.9": partial(SGD, momentum=0.9),
+    "Adam": Adam,
+}
+
+
 def _optimizer(settings: dict[str, Any]) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    rate = settings["learning_rate"]
-    if settings["optimizer"] == "Adam":
-        return lambda parameters: Adam(parameters, lr=rate, fused=True)
-    return lambda parameters: SGD(parameters, lr=rate, momentum=0.9, fused=True)
+    made = chosen(settings, "optimizer", _OPTIMIZERS)
+    return lambda parameters: made(parameters, lr=settings["learning_rate"], fused=True)
 
 
 def _without(run: Run, kept: Tensor, *, classes: Sequence[int]) -> Result:
@@ -215,8 +219,7 @@ def _without(run: Run, kept: Tensor, *, classes: Sequence[int]) -> Result:
     return Result(found, result.model, result.history)
 
 
-def _own_teacher(seed: int) -> list[Key]:
-    return [("teacher", seed)]
+_own_teacher = same_seed("teacher")
 
 
 def _shared_teacher(seed: int) -> list[Key]:

@@ -140,6 +140,13 @@ def test_the_teacher_gets_no_gradient_and_has_to_be_there(objective, case):
         call(objective, student, None, batch)
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [((4, 4, 3), (4, 3)), ((4, 3), (1, 3))])
+def test_confidences_of_other_positions_are_not_broadcast(ours, theirs):
+    targets = torch.zeros(ours[:-1], dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"teacher_logits: got shape .*, expected .* like student_logits"):
+        call(ConfidenceWeighted(), torch.zeros(ours), torch.zeros(theirs), Batch(targets, targets))
+
+
 def test_weights_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"label_weight: got -1.0, expected a finite number of at least 0"):
         BornAgain(label_weight=-1.0)

@@ -170,6 +170,17 @@ def test_malformed_calls_for_gradients_are_refused():
         gradient_attention_transfer(student, teacher, batch, gradient_weight=1.0)
 
 
+@pytest.mark.parametrize(
+    ("mask", "error"), [([True] * 4, TypeError), (torch.ones(4), TypeError), (torch.ones(3) > 0, ValueError)]
+)
+def test_a_mask_that_does_not_fit_is_named(mask, error):
+    batch = images()
+    with pytest.raises(error, match="mask: got"):
+        gradient_symmetry(
+            convnet(0, nn.Tanh(), nn.Tanh()), Batch(batch.inputs, batch.targets, mask), gradient_weight=1.0
+        )
+
+
 def test_a_sample_that_does_not_count_may_be_no_number():
     student, teacher, batch = convnet(0, nn.Tanh(), nn.Tanh()), convnet(1, nn.Tanh(), nn.Tanh()), images(4)
     inputs = batch.inputs.clone()

@@ -26,7 +26,7 @@ def test_it_is_matrices_and_relus():
     hidden = (images.reshape(4, 12) @ w1.T + b1).clamp(min=0)
     expected = (hidden @ w2.T + b2).clamp(min=0) @ w3.T + b3
     torch.testing.assert_close(net(images), expected)
-    assert net.output_bias() is b3
+    assert net.layers[-1].bias is b3
 
 
 def test_dropout_is_where_it_is_asked_for():

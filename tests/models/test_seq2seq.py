@@ -162,7 +162,7 @@ def test_a_part_that_is_frozen_has_no_gradient_and_the_others_have_theirs():
         ({"hidden": 0}, ValueError, "hidden: got 0, expected a whole number of at least 1"),
         ({"layers": 0}, ValueError, "layers: got 0, expected a whole number of at least 1"),
         ({"dropout": 1}, ValueError, r"dropout: got 1, expected a number in \[0, 1\)"),
-        ({"dropout": -0.1}, ValueError, r"dropout: got -0.1, expected a number in \[0, 1\]"),
+        ({"dropout": -0.1}, ValueError, r"dropout: got -0.1, expected a number in \[0, 1\)"),
         ({"dropout": None}, TypeError, "dropout: got None"),
     ],
 )

@@ -163,7 +163,7 @@ def test_it_learns_to_turn_sentences_around():
         ({"heads": 0}, ValueError, "heads: got 0, expected a whole number of at least 1"),
         ({"heads": 3}, ValueError, "heads: got 3, expected a number that divides hidden, 8"),
         ({"dropout": 1}, ValueError, r"dropout: got 1, expected a number in \[0, 1\)"),
-        ({"dropout": -0.1}, ValueError, r"dropout: got -0.1, expected a number in \[0, 1\]"),
+        ({"dropout": -0.1}, ValueError, r"dropout: got -0.1, expected a number in \[0, 1\)"),
     ],
 )
 def test_sizes_are_checked(changes, error, says):

@@ -155,10 +155,23 @@ def test_the_nets_are_those_of_the_settings():
     ],
 )
 def test_the_arms_differ_in_their_objectives(name, kind, weights):
-    objective = born_again._OBJECTIVES[settings(name)["objective"]]()
+    objective = born_again._OBJECTIVES[settings(name)["objective"]](settings(name))
     assert type(objective) is kind
     assert {key: getattr(objective, key) for key in weights} == weights
     assert settings(name).get("smoothing") == weights.get("smoothing")
+
+
+def test_settings_laid_over_those_of_an_arm_are_what_it_is_trained_with():
+    changed = settings("few_smoothing") | {"smoothing": 0.3}
+    assert born_again._OBJECTIVES[changed["objective"]](changed).smoothing == 0.3
+    made = [born_again._optimizer(settings(name))(MLP([4, 3]).parameters()) for name in ("few_ban1", "ban1")]
+    assert [optimizer.defaults["nesterov"] for optimizer in made] == [False, True]
+    with pytest.raises(
+        ValueError, match=r"optimizer: got 'Adam', expected one of SGD, Nesterov momentum 0.9, SGD"
+    ):
+        born_again._optimizer(changed | {"optimizer": "Adam"})
+    with pytest.raises(ValueError, match="schedule: got 'cosine', expected one of linear to 0"):
+        born_again._schedule(changed | {"schedule": "cosine"}, 10)
 
 
 def test_the_data_of_each_protocol(monkeypatch):
