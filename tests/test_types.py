@@ -21,7 +21,7 @@ from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.types import Batch, Outputs, as_outputs, tapped
 
-LOGITS = torch.randn(2, 3)
+LOGITS = torch.arange(6.0).view(2, 3)
 
 
 def test_outputs_pass_as_they_are_with_their_features():
@@ -48,7 +48,9 @@ def test_anything_else_is_refused_and_the_side_named(value):
 
 
 @pytest.mark.parametrize(
-    "value", [(LOGITS, None), [None, LOGITS], {"out": LOGITS}, {"aux": None, 3: LOGITS}], ids=repr
+    "value",
+    [(LOGITS, None), [None, LOGITS], {"out": LOGITS}, {"aux": None, 3: LOGITS}],
+    ids=["tuple", "list", "out", "number"],
 )
 def test_the_wrapper_that_the_error_shows_picks_the_logits_out(value):
     class Net(nn.Module):
