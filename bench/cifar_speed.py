@@ -39,9 +39,9 @@ from kdrepro import Batches, HintonKD, Supervised, devices, fit, metrics, predic
 from kdrepro.data import cifar, mnist
 from kdrepro.data.batches import CropFlip
 from kdrepro.engine import fit_cohort
-from kdrepro.intervals import mean_interval
-from kdrepro.members import Member
+from kdrepro.judging.intervals import mean_interval
 from kdrepro.models.wide_resnet import WideResNet
+from kdrepro.training.members import Member
 
 BATCH, TEMPERATURE, SOFT_WEIGHT, ARMS = 128, 4.0, 0.9, 5
 # What is asked of them.

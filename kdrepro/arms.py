@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kdrepro import checks
 from kdrepro.protocols import PROTOCOLS
-from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.resume import History
 
 if TYPE_CHECKING:
     from kdrepro.run import Run

@@ -20,14 +20,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from kdrepro import checks, devices, digests, progressing, tensor_checks
+from kdrepro import checks, devices, digests, tensor_checks
 from kdrepro.caching import CachedTeacher, CachedTranslator, check_asked_for
-from kdrepro.members import Member, Trainee, check_apart, share_of
 from kdrepro.modes import modes_kept
-from kdrepro.replays import Replay
-from kdrepro.resume import History
 from kdrepro.teacher import FrozenTeacher, members_of, run_module, temperature_of
-from kdrepro.trials import Ask, check_batches, located
+from kdrepro.training import progressing
+from kdrepro.training.cuda_graphs import Replay
+from kdrepro.training.members import Member, Trainee, check_apart, share_of
+from kdrepro.training.preflight import Ask, check_batches, located
+from kdrepro.training.resume import History
 from kdrepro.types import Batch, Inputs, Outputs, TrainingData, in_parts, moved
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.

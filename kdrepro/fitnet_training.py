@@ -23,10 +23,10 @@ from kdrepro.losses.features import hint_loss
 from kdrepro.methods.fitnets import FitNetKD, HintStage, regressor
 from kdrepro.models import maxout
 from kdrepro.models.mlp import max_norm_
-from kdrepro.resume import History
 from kdrepro.run import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.resume import History
 from kdrepro.types import Batch, Outputs
 
 

@@ -26,7 +26,7 @@ from kdrepro.ledger import Ledger, user_folder
 from kdrepro.protocols import PROTOCOLS
 from kdrepro.recipes import sequence_kd
 from kdrepro.row import Row, device_kind
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 from kdrepro.translation import TranslationTest
 
 # A student of each way to teach, and the one teacher that all seeds need. The combinations and pruning are asked for by

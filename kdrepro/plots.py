@@ -21,10 +21,10 @@ from kdrepro.exhibits.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart,
 from kdrepro.exhibits.digits import dark_knowledge
 from kdrepro.exhibits.forest import forest
 from kdrepro.exhibits.slider import temperature_slider
-from kdrepro.intervals import mean_interval
-from kdrepro.judgement import counted, number
+from kdrepro.judging.intervals import mean_interval
+from kdrepro.judging.readings import readings, rows_shown, summary
+from kdrepro.judging.wording import counted, number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.protocols import EVIDENCE
 from kdrepro.verdicts import judge
 

@@ -16,12 +16,12 @@ from kdrepro import metrics
 from kdrepro.arms import Arm
 from kdrepro.checkpoints import metadata_of
 from kdrepro.engine import fit, predict
-from kdrepro.resume import History
 from kdrepro.row import Row
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.resume import History
 
 if TYPE_CHECKING:
-    from kdrepro.runs import Runner
+    from kdrepro.runner import Runner
 
 
 def origin_of(run: str, curves: Mapping[str, Sequence[float]]) -> str:

@@ -20,12 +20,13 @@ from kdrepro.exhibits.run_tables import (
     setting,
     stamp,
 )
-from kdrepro.intervals import Interval
-from kdrepro.judgement import ORIGINS, UNJUDGED, Judgement, number, span, unfinished, verdict_counts
+from kdrepro.judging.intervals import Interval
+from kdrepro.judging.judgement import ORIGINS, UNJUDGED, Judgement, unfinished, verdict_counts
+from kdrepro.judging.metric_names import called
+from kdrepro.judging.orders import beside_number, unit_of
+from kdrepro.judging.readings import rows_shown
+from kdrepro.judging.wording import number, span
 from kdrepro.ledger import Ledger, Row
-from kdrepro.metric_names import called
-from kdrepro.pairs import rows_shown
-from kdrepro.rules import beside_number, unit_of
 from kdrepro.verdicts import judge_paper
 
 __all__ = [

@@ -22,8 +22,8 @@ from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teach
 from kdrepro.models.fused_recurrence import can_compile
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.pruning import kept_shares, remaining_weights
-from kdrepro.resume import History
 from kdrepro.run import Run
+from kdrepro.training.resume import History
 from kdrepro.translation import TranslationTest
 
 # In bytes. The captions take 7 GB in half precision.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdrepro.claims import Claim, Deviation, Paper, paper, papers
-from kdrepro.judgement import VERDICTS, Judgement, stands_in
+from kdrepro.judging.judgement import VERDICTS, Judgement, stands_in
+from kdrepro.judging.orders import judge_order, judge_similar
+from kdrepro.judging.readings import admitted
+from kdrepro.judging.values import judge_recovery, judge_value
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import admitted
-from kdrepro.rules import judge_order, judge_similar
-from kdrepro.rules_values import judge_recovery, judge_value
 
 __all__ = ["VERDICTS", "Claim", "Deviation", "Judgement", "Paper", "judge", "judge_paper", "paper", "papers"]
 

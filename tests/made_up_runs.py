@@ -13,7 +13,7 @@ from kdrepro import Batches, Supervised
 from kdrepro.arms import Arm, Recipe, Result
 from kdrepro.data.examples import DataSet, Examples
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 SEEN: list[tuple[str, int]] = []
 

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from kdrepro import Batches, HintonKD, Outputs, Supervised, fit
 from kdrepro.data.batches import Jitter
 from kdrepro.engine import fit_cohort
-from kdrepro.members import Member
-from kdrepro.resume import History
+from kdrepro.training.members import Member
+from kdrepro.training.resume import History
 
 EPOCHS, STEPS = 4, 4
 SETTINGS = {"epochs": EPOCHS, "device": "cpu", "precision": "fp32", "checkpoint_seconds": 0.0}

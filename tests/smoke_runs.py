@@ -7,7 +7,7 @@ from typing import Any
 
 from kdrepro.arms import Recipe
 from kdrepro.ledger import Ledger
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 
 def runner(folder: Path, recipe: Recipe, **changes: Any) -> Runner:

@@ -16,8 +16,8 @@ from kdrepro.caching import CachedTeacher
 from kdrepro.checkpoints import load_tensors, save_tensors
 from kdrepro.data.batches import Jitter
 from kdrepro.engine import fit_cohort
-from kdrepro.members import Member
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.members import Member
 from kdrepro.types import Batch, Outputs
 
 KD = HintonKD(temperature=4.0, soft_weight=0.5)

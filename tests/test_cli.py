@@ -14,7 +14,7 @@ from command_line import mistaken, said
 from recorded_rows import make_row, write_ledger
 from typer.testing import CliRunner
 
-from kdrepro import cli, recipes, runs
+from kdrepro import cli, recipes, runner
 from kdrepro.claims import paper
 from kdrepro.data import cifar, cmudict, mnist, multi30k
 from kdrepro.data.examples import DataSet, Examples
@@ -278,7 +278,7 @@ def test_a_mistake_has_its_traceback_where_it_is_asked_for(monkeypatch) -> None:
     ],
 )
 def test_nothing_is_recorded_from_sources_that_no_commit_has(state, says, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(runs, "source_state", lambda: state)
+    monkeypatch.setattr(runner, "source_state", lambda: state)
     mistaken(monkeypatch, "run", "hinton_kd", "--protocol", "paper", "--record", "--plan")
     assert f"--record: {says}" in capsys.readouterr().err
 

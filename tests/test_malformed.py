@@ -36,7 +36,6 @@ from kdrepro import (
     metrics,
     recipes,
     row,
-    runs,
     teacher,
     text_metrics,
     types,
@@ -51,6 +50,8 @@ from kdrepro.models.maxout import Maxout, Stage, maxout_net
 from kdrepro.models.mlp import MLP, max_norm_
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.models.wide_resnet import WideResNet
+from kdrepro.run import Run
+from kdrepro.runner import Runner
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -100,7 +101,7 @@ def reported(book: ledger.Ledger) -> None:
     raise ValueError(f"{problem.file.name}: {problem.message}")
 
 
-def runner(folder: Path, **changes: Any) -> runs.Runner:
+def runner(folder: Path, **changes: Any) -> Runner:
     """A runner of the first recipe at its smallest, with rows and weights in `folder`."""
     return smoke_runs.runner(folder, recipes.load("hinton_kd"), **changes)
 
@@ -109,7 +110,7 @@ def train_with(folder: Path, name: str, **settings: Any) -> None:
     """Train an arm with some of its settings replaced; its teacher, if it needs one, has learnt nothing."""
     its = runner(folder)
     arm = its.recipe.arm(name)
-    run = runs.Run(its, name, dataclasses.replace(arm, overrides=arm.overrides | settings), 0)
+    run = Run(its, name, dataclasses.replace(arm, overrides=arm.overrides | settings), 0)
     object.__setattr__(run, "teachers", lambda: [its.recipe.build(its.recipe.config("teacher", "smoke"))])
     arm.train(run)
 
@@ -161,7 +162,6 @@ def words(folder: Path, made: list[tuple[nn.Module, dict[str, Any]]]) -> dict[st
         parallel,
         recipes,
         row,
-        runs,
         teacher,
         text,
         text_metrics,

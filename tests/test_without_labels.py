@@ -24,8 +24,8 @@ from kdrepro import (
     check,
 )
 from kdrepro.caching import CachedTranslator
-from kdrepro.members import share_of
-from kdrepro.replays import _parts, _whole
+from kdrepro.training.cuda_graphs import _parts, _whole
+from kdrepro.training.members import share_of
 
 SOFT = HintonKD(temperature=4.0, soft_weight=1.0)
 MASK = torch.arange(50) % 3 > 0

@@ -9,8 +9,8 @@ import pytest
 from torch import Tensor, nn
 
 from kdrepro import engine
-from kdrepro.members import Trainee
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
+from kdrepro.training.members import Trainee
 
 
 class Watched(Trainee):

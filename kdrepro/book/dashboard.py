@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from html import escape
 
 from kdrepro.claims import Paper, papers
-from kdrepro.judgement import ORIGINS, UNJUDGED, Judgement, unfinished, verdict_counts
+from kdrepro.judging.judgement import ORIGINS, UNJUDGED, Judgement, unfinished, verdict_counts
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
 

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 # What a process of a chapter carries in its environment, to be found by.
 _MARK = "KDREPRO_CHAPTER_PROCESS"
 # Opened here, as little is safe between fork and exec where there are threads; and one process starts at a time.
@@ -118,8 +120,6 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
         else:
             process.kill()
     process.wait()
-    import psutil  # type: ignore[import-untyped]  # comes with ipykernel
-
     for other in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if other.environ().get(_MARK) == mark:

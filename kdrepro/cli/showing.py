@@ -75,7 +75,7 @@ def table(
 ) -> None:
     """Print a table of rows: mean and 95 % half-width of each arm."""
     from kdrepro import recipes, tables
-    from kdrepro.pairs import reading
+    from kdrepro.judging.readings import reading
 
     checks.choice("protocol", protocol, PROTOCOLS)
     rows = Ledger(ledger) if ledger else Ledger(user_folder(), RESULTS)

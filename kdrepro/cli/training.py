@@ -85,8 +85,9 @@ def run(
     ] = None,
 ) -> None:
     """Train a recipe's arms. Done runs are skipped; a killed one goes on where it was; several may share a folder."""
-    from kdrepro import recipes, runs
+    from kdrepro import recipes
     from kdrepro.arms import candidates
+    from kdrepro.runner import Runner
 
     found, folder = recipes.load(recipe), RESULTS if record else user_folder()
     own = source is not None or target is not None
@@ -113,7 +114,7 @@ def run(
         if name.startswith("own_") and name not in found.arms and not own:
             raise ValueError(f"arms: got {name!r}, an arm of a text of one's own: give --source and --target")
         found.arm(name)
-    runner = runs.Runner(
+    runner = Runner(
         found,
         protocol=protocol,
         ledger=Ledger(folder),

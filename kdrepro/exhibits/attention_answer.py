@@ -7,9 +7,10 @@ from statistics import fmean
 
 from kdrepro.claims import Side
 from kdrepro.exhibits.render import typeset
-from kdrepro.judgement import Judgement, from_to, number
+from kdrepro.judging.judgement import Judgement
+from kdrepro.judging.readings import rows_shown, summary
+from kdrepro.judging.wording import from_to, number
 from kdrepro.ledger import Ledger
-from kdrepro.pairs import rows_shown, summary
 from kdrepro.verdicts import judge_paper
 
 # What β may mean, or how much its size matters, and the claims about it.

@@ -21,9 +21,9 @@ from kdrepro import checks
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
 from kdrepro.exhibits.forest import forest
-from kdrepro.judgement import number
+from kdrepro.judging.readings import readings, rows_shown, summary
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.protocols import EVIDENCE
 
 RECIPE, PAPER = "attention_transfer", "zagoruyko2017"

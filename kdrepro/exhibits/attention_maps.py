@@ -16,9 +16,9 @@ from matplotlib.gridspec import GridSpec
 
 from kdrepro import array_texts
 from kdrepro.exhibits.charts import GREY, STYLE, Chart, new_chart
-from kdrepro.judgement import number
+from kdrepro.judging.readings import rows_shown
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger
-from kdrepro.pairs import rows_shown
 
 Maps = Mapping[str, Mapping[str, Any]]
 

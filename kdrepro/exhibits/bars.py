@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 
 from kdrepro.claims import Side
 from kdrepro.exhibits.charts import GREY, STYLE, Chart, errors_label, new_chart, scattered
-from kdrepro.judgement import number
+from kdrepro.judging.readings import readings, rows_shown, summary
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.protocols import EVIDENCE
 
 

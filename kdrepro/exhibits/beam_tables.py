@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
+from kdrepro.judging.readings import rows_shown
 from kdrepro.ledger import Ledger
-from kdrepro.pairs import rows_shown
 
 RECIPE = "sequence_kd"
 _BEAM_COLUMNS = ("Translation", "Probability", "BLEU with the reference", "A student of")

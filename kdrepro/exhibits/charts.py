@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdrepro.intervals import Interval
+from kdrepro.judging.intervals import Interval
 from kdrepro.protocols import EVIDENCE
 
 # The palette of Okabe and Ito.

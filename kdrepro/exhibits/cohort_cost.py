@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from kdrepro.exhibits.run_tables import NOT_RUN
-from kdrepro.intervals import ratio_interval
-from kdrepro.judgement import number
+from kdrepro.judging.intervals import ratio_interval
+from kdrepro.judging.readings import rows_shown
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import rows_shown
 
 
 def saving_table(

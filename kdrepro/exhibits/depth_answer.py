@@ -7,9 +7,9 @@ from statistics import fmean
 
 from kdrepro.claims import Comparison, Side, paper
 from kdrepro.exhibits.thin_nets import DEPTHS, KINDS, hint_left
-from kdrepro.judgement import from_to
+from kdrepro.judging.readings import compare, difference, readings, rows_shown, summary
+from kdrepro.judging.wording import from_to
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import compare, difference, readings, rows_shown, summary
 
 _LEARNS = 0.5
 _STAGES = {

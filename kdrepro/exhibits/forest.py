@@ -9,10 +9,10 @@ import matplotlib
 
 from kdrepro.claims import Comparison, Side
 from kdrepro.exhibits.charts import STYLE, Chart, forest_axes, forest_row, new_chart
-from kdrepro.judgement import number
+from kdrepro.judging.metric_names import called
+from kdrepro.judging.readings import compare, difference, differences, labelled, rows_shown
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger
-from kdrepro.metric_names import called
-from kdrepro.pairs import compare, difference, differences, labelled, rows_shown
 
 
 def forest(

@@ -19,10 +19,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
-from kdrepro.judgement import Judgement, from_to
+from kdrepro.judging.judgement import Judgement
+from kdrepro.judging.metric_names import SHARES
+from kdrepro.judging.readings import compare, readings, rows_shown, summary
+from kdrepro.judging.wording import from_to
 from kdrepro.ledger import Ledger, Row
-from kdrepro.metric_names import SHARES
-from kdrepro.pairs import compare, readings, rows_shown, summary
 from kdrepro.verdicts import judge_paper
 
 RECIPE, PAPER = "born_again", "furlanello2018"

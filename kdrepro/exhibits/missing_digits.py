@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdrepro.judgement import number
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
 

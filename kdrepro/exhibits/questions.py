@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from kdrepro.exhibits.generations import not_yet
-from kdrepro.judgement import VERDICTS
+from kdrepro.judging.judgement import VERDICTS
 from kdrepro.ledger import Ledger
 from kdrepro.verdicts import judge_paper
 

@@ -8,7 +8,8 @@ from numbers import Real
 
 import pandas as pd
 
-from kdrepro.judgement import VERDICTS, number
+from kdrepro.judging.judgement import VERDICTS
+from kdrepro.judging.wording import number
 
 # Colours are mixed from the page's own, so that one rule serves light and dark.
 _STYLE = """

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from kdrepro.claims import Comparison, Side
-from kdrepro.intervals import Interval, mean_interval
-from kdrepro.judgement import number
+from kdrepro.judging.intervals import Interval, mean_interval
+from kdrepro.judging.readings import compare, difference, labelled, reading, rows_shown, summary
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import compare, difference, labelled, reading, rows_shown, summary
 from kdrepro.row import device_kind
 
 NOT_RUN = "not run"

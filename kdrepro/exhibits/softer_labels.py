@@ -15,10 +15,10 @@ import matplotlib
 from kdrepro.claims import Comparison, Side
 from kdrepro.exhibits.charts import BLUE, ORANGE, STYLE, Chart, forest_axes, forest_row, new_chart, say
 from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, named, not_yet
-from kdrepro.intervals import Interval, ratio_interval
-from kdrepro.judgement import number
+from kdrepro.judging.intervals import Interval, ratio_interval
+from kdrepro.judging.readings import compare, difference, independent, rows_shown
+from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import compare, difference, independent, rows_shown
 from kdrepro.verdicts import judge_paper
 
 # What a student of the first generation learns from, and the end of its arm's name.

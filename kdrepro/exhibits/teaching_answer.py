@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from kdrepro.claims import Comparison, Side, paper
-from kdrepro.intervals import Interval
-from kdrepro.judgement import number, span
+from kdrepro.judging.intervals import Interval
+from kdrepro.judging.readings import compare, difference, rows_shown, summary
+from kdrepro.judging.wording import number, span
 from kdrepro.ledger import Ledger
-from kdrepro.pairs import compare, difference, rows_shown, summary
 
 _METRIC = "bleu_greedy"
 _PAIRS = ("from English to German", "from Thai to English")

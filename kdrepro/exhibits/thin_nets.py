@@ -30,10 +30,10 @@ from kdrepro.exhibits.charts import (
     scattered,
 )
 from kdrepro.exhibits.run_tables import NOT_RUN, plus_minus
-from kdrepro.intervals import mean_interval
-from kdrepro.judgement import from_to
+from kdrepro.judging.intervals import mean_interval
+from kdrepro.judging.readings import readings, rows_shown, summary
+from kdrepro.judging.wording import from_to
 from kdrepro.ledger import Ledger, Row
-from kdrepro.pairs import readings, rows_shown, summary
 from kdrepro.protocols import EVIDENCE
 
 # The arms on MNIST: what they are called in a figure, and their colour everywhere.

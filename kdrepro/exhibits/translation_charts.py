@@ -34,10 +34,10 @@ from kdrepro.exhibits.charts import (
     new_chart,
     say,
 )
-from kdrepro.judgement import from_to
+from kdrepro.judging.readings import readings, rows_shown, summary
+from kdrepro.judging.wording import from_to
 from kdrepro.ledger import Ledger, Row
 from kdrepro.mode_masses import EDGES, METRICS
-from kdrepro.pairs import readings, rows_shown, summary
 
 RECIPE = "sequence_kd"
 # How the rows name the search that stands beside greedy decoding.

@@ -6,20 +6,16 @@ teacher's own translations (Seq-KD), or of its beam the one that is nearest to t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from kdrepro import checks, digests, tensor_checks
+from kdrepro import checks, digests, tensor_checks, translation_files
 from kdrepro.decode import Hypothesis, beam_search, check_arguments
 from kdrepro.losses.logits import forward_kl, hard_target_loss
 from kdrepro.losses.reduce import masked_mean
@@ -29,10 +25,6 @@ from kdrepro.types import Batch, Outputs
 # So many sentences are translated between two writes to the file. Which ones is fixed, so that a search that was killed
 # and started again puts the same sentences into the same batches.
 _CHUNK = 512
-# What such a file starts with.
-_BEGINNING = b'{"teacher": '
-# In seconds: how long to wait for another process, which may only be reading what is there.
-_PATIENCE = 30.0
 
 
 class WordLevelKD(nn.Module):
@@ -116,8 +108,8 @@ def teacher_translations(
         # A search that goes on in another precision would end with a text that is neither's.
         "arithmetic": _arithmetic(teacher, device),
     }
-    with _alone_with(where):
-        pieces = _begun(where, search) if where is not None else []
+    with translation_files.alone_with(where):
+        pieces = translation_files.begun(where, search, length=_CHUNK) if where is not None else []
         done = sum(len(piece) for piece in pieces)
         while done < len(sources):
             some = sources[done : done + _CHUNK]
@@ -133,7 +125,7 @@ def teacher_translations(
             pieces.append([[asdict(each) for each in hypotheses] for hypotheses in found])
             done += len(some)
             if where is not None:
-                _append(where, search, pieces[-1])
+                translation_files.append(where, search, pieces[-1])
             if progress is not None:
                 progress(done, len(sources))
     written = "".join(json.dumps(piece) + "\n" for piece in pieces)
@@ -148,79 +140,6 @@ def _arithmetic(teacher: nn.Module, device: str | None) -> str:
     own = (each.dtype for each in teacher.parameters() if each.is_floating_point())
     dtype = torch.get_autocast_dtype(where.type) if on else next(own, torch.get_default_dtype())
     return f"{where.type} {str(dtype).removeprefix('torch.')}"
-
-
-@contextlib.contextmanager
-def _alone_with(file: Path | None) -> Iterator[None]:
-    """Keep other processes off a file of translations: from reading what is there to writing what is found."""
-    if file is None:
-        yield
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{file}.lock", timeout=_PATIENCE)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RuntimeError(
-            f"{file}: another process writes the same translations; wait for it, and start again"
-        ) from None
-    except PermissionError:
-        # A finished file in a folder that nobody can write to is read all the same.
-        if not file.exists():
-            raise
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _append(file: Path, search: dict[str, Any], piece: list[Any]) -> None:
-    """Write a piece behind what the file has, and before the first what search it belongs to."""
-    with file.open("ab") as handle:
-        lines = [search, piece] if handle.tell() == 0 else [piece]
-        handle.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _begun(file: Path, search: dict[str, Any]) -> list[list[Any]]:
-    """Read the pieces that a file holds, and cut off one that was not written whole."""
-    if not file.exists():
-        return []
-    content = file.read_bytes()
-    # A line without its end was being written when the search was killed.
-    whole = content[: content.rfind(b"\n") + 1]
-    if not whole:
-        # Nothing, or the beginning of a first line; a text of somebody else's is not ours to delete.
-        if content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
-            raise ValueError(f"{file}: not a file of translations; name another file")
-        file.unlink()
-        return []
-    try:
-        begun, *pieces = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
-    # Of letters that are none, or of a line that is not JSON.
-    except ValueError as error:
-        raise ValueError(
-            f"{file}: not a file of translations ({error}); delete it to search again"
-        ) from error
-    other = [name for name in search if not isinstance(begun, dict) or begun.get(name) != search[name]]
-    # A search that is done is text, whatever computed it.
-    if other and not (other == ["arithmetic"] and sum(map(len, pieces)) == search["sentences"]):
-        raise ValueError(
-            f"{file}: belongs to another search ({', '.join(other)} differ); delete it or name another file"
-        )
-    if not all(isinstance(piece, list) for piece in pieces):
-        raise ValueError(f"{file}: holds a line that is no piece of translations; delete it to search again")
-    done = sum(map(len, pieces))
-    # All pieces have the same length, but for the last of a search that is done.
-    if done > search["sentences"] or (done < search["sentences"] and done != len(pieces) * _CHUNK):
-        raise ValueError(
-            f"{file}: holds {done} sentences in pieces of other lengths; delete it to search again"
-        )
-    if len(whole) < len(content):
-        with file.open("r+b") as handle:
-            handle.truncate(len(whole))
-    return pieces
 
 
 def closest_to_reference(hypotheses: Sequence[str], reference: str) -> int:

@@ -33,7 +33,6 @@ from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
 from kdrepro.data.pictures import cifar10, digits
 from kdrepro.engine import fit_cohort
-from kdrepro.members import Member
 from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivationTransfer
 from kdrepro.methods.hinton_kd import HintonKD
 from kdrepro.methods.supervised import Supervised
@@ -42,6 +41,7 @@ from kdrepro.protocols import DEMONSTRATIONS, EVIDENCE, PROTOCOLS
 from kdrepro.run import Run
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.members import Member
 
 _SETTINGS: dict[str, Any] = {
     "optimizer": "SGD, momentum 0.9 cleared at each step of the learning rate",

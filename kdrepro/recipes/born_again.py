@@ -31,7 +31,6 @@ from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
 from kdrepro.data.pictures import cifar10, digits
 from kdrepro.engine import fit_cohort
-from kdrepro.members import Member
 from kdrepro.methods.born_again import (
     BornAgain,
     ConfidenceWeighted,
@@ -45,6 +44,7 @@ from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.protocols import EVIDENCE
 from kdrepro.run import Run
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.members import Member
 
 _PICTURES: dict[str, Any] = {
     "net": "WRN-28-1",

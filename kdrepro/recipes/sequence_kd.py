@@ -29,8 +29,8 @@ from kdrepro.methods.supervised import Supervised
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.protocols import PROTOCOLS
 from kdrepro.pruning import prune_
-from kdrepro.resume import History
 from kdrepro.run import Run
+from kdrepro.training.resume import History
 from kdrepro.translator_training import TranslatorTraining
 
 TEACHERS = 5

@@ -13,7 +13,7 @@ from small_books import code, executed, write_chapter
 from kdrepro import tables
 from kdrepro.book import execute, notebooks, stage, staging
 from kdrepro.book.dashboard import dashboard
-from kdrepro.judgement import UNJUDGED
+from kdrepro.judging.judgement import UNJUDGED
 from kdrepro.ledger import recorded
 from kdrepro.verdicts import judge_paper
 

@@ -12,6 +12,7 @@ import torch
 from scipy.special import log_softmax
 from terms_and_gradients import gradient, total
 
+from kdrepro import translation_files
 from kdrepro.decode import beam_search
 from kdrepro.methods import sequence_kd
 from kdrepro.methods.sequence_kd import WordLevelKD, closest_to_reference, teacher_translations
@@ -162,7 +163,7 @@ def test_a_teacher_in_another_precision_does_not_go_on_either(teacher, sources, 
 
 def test_two_processes_do_not_write_one_file(teacher, sources, tmp_path, monkeypatch):
     monkeypatch.setattr(sequence_kd, "_CHUNK", 8)
-    monkeypatch.setattr(sequence_kd, "_PATIENCE", 0.01)
+    monkeypatch.setattr(translation_files, "_PATIENCE", 0.01)
     file = tmp_path / "found.jsonl"
     refused = []
 
@@ -183,7 +184,7 @@ def test_a_finished_file_is_read_where_nobody_can_write(teacher, sources, tmp_pa
 
     file = tmp_path / "found.jsonl"
     found = teacher_translations(teacher, sources, file=file, **SEARCH)
-    monkeypatch.setattr(sequence_kd.FileLock, "acquire", no_lock)
+    monkeypatch.setattr(translation_files.FileLock, "acquire", no_lock)
     assert teacher_translations(teacher, sources, file=file, **SEARCH) == found
     with pytest.raises(PermissionError):
         teacher_translations(teacher, sources, file=tmp_path / "other.jsonl", **SEARCH)

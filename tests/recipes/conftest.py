@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdrepro.ledger import Row
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from kdrepro.engine import outputs
 from kdrepro.recipes import attention_transfer
 from kdrepro.recipes.attention_transfer import ARMS, RECIPE
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 SOFT = {"kd", "at_kd", "kd_from40", "at_kd_from40"}
 FULL = {"f_at", "f_at_from40"}

@@ -14,7 +14,7 @@ from torch.optim import SGD
 from kdrepro import engine
 from kdrepro.recipes import attention_transfer
 from kdrepro.recipes.attention_transfer import RECIPE, config
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 COHORT = ("student_alone", "at", "f_at", "kd")
 

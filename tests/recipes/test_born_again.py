@@ -12,7 +12,7 @@ from kdrepro import metrics, predict
 from kdrepro.recipes import born_again
 from kdrepro.recipes.born_again import RECIPE
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 TAUGHT = {*GENERATIONS[1:], "few_ban_l", "few_cwtm", "few_dkpp"}
 FIRST_LAYER = "layers.0.weight"

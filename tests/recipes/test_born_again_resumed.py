@@ -13,7 +13,7 @@ from torch import nn
 from kdrepro import engine
 from kdrepro.recipes import born_again
 from kdrepro.recipes.born_again import RECIPE, config
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 CHAIN = ["few_ban1", "few_cwtm", "few_ban2", "few_ban3", "few_ens3"]
 

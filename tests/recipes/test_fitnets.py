@@ -28,7 +28,7 @@ from kdrepro.methods.supervised import Supervised
 from kdrepro.models import maxout
 from kdrepro.recipes.fitnets import RECIPE
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 
 @pytest.fixture(scope="module")

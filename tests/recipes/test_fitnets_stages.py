@@ -15,7 +15,7 @@ from kdrepro import engine, fitnet_training
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.recipes.fitnets import RECIPE, config
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 LONGER = {
     "shorter": 125,

@@ -11,7 +11,7 @@ from kdrepro.arms import candidates
 from kdrepro.checkpoints import load_weights
 from kdrepro.ledger import recorded
 from kdrepro.recipes.hinton_kd import RECIPE, TEMPERATURES, config
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 from kdrepro.teacher import FrozenTeacher
 
 SWEEP = {f"units{units}_T{temperature:g}" for units in (300, 30) for temperature in TEMPERATURES}

@@ -22,7 +22,7 @@ from kdrepro.methods.supervised import Supervised
 from kdrepro.recipes import sequence_kd
 from kdrepro.recipes.sequence_kd import RECIPE, config
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 from kdrepro.translator_training import TranslatorTraining
 
 FINE = {"teacher_inter", "inter", "word_inter", "seq_inter", "seq_word_inter"}

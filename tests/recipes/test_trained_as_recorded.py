@@ -21,7 +21,7 @@ from kdrepro.methods.born_again import BornAgain, LabelSmoothing
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.recipes import attention_transfer, born_again, fitnets, hinton_kd, sequence_kd
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 SEED = 1
 

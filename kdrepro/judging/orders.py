@@ -8,11 +8,12 @@ from itertools import combinations
 from typing import NamedTuple
 
 from kdrepro.claims import Claim, Comparison, Side
-from kdrepro.intervals import Interval, enough, mean_interval
-from kdrepro.judgement import Judgement, bounds, counted, named, not_run, number, settle
+from kdrepro.judging.intervals import Interval, enough, mean_interval
+from kdrepro.judging.judgement import Judgement, named, not_run, settle
+from kdrepro.judging.metric_names import SHARES, UNITS, uncorrected
+from kdrepro.judging.readings import Pair, Reading, compare, differences, readings
+from kdrepro.judging.wording import bounds, counted, number
 from kdrepro.ledger import Row
-from kdrepro.metric_names import SHARES, UNITS, uncorrected
-from kdrepro.pairs import Pair, Reading, compare, differences, readings
 
 
 class Outcome(NamedTuple):

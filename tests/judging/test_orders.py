@@ -14,7 +14,7 @@ from recorded_rows import make_row, make_rows, teacher_run
 from scipy import stats
 
 from kdrepro.claims import Comparison, Side
-from kdrepro.pairs import independent
+from kdrepro.judging.readings import independent
 from kdrepro.verdicts import judge
 
 # An order

@@ -10,9 +10,10 @@ from resumed_trainings import EPOCHS, STEPS, same, train
 from stopped_trainings import Stopped
 from torch import nn
 
-from kdrepro import devices, resume
+from kdrepro import devices
 from kdrepro.checkpoints import load_state, save_state
 from kdrepro.ledger import Ledger
+from kdrepro.training import resume
 
 UNDISTURBED = train()
 

@@ -9,7 +9,7 @@ from small_networks import network
 from small_trainings import train
 from torch import Tensor, nn
 
-from kdrepro.replays import Replay, _parts, _whole, copied
+from kdrepro.training.cuda_graphs import Replay, _parts, _whole, copied
 from kdrepro.types import Batch, Outputs
 
 

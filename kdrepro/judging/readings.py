@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdrepro.claims.model import Comparison, Side
-from kdrepro.intervals import Interval, mean_interval
+from kdrepro.judging.intervals import Interval, mean_interval
 from kdrepro.ledger import Ledger, Row
 from kdrepro.protocols import EVIDENCE
 

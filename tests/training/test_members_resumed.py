@@ -11,8 +11,8 @@ from stopped_trainings import Stopped, stops_at
 from torch import nn
 
 from kdrepro import Supervised
-from kdrepro.members import Member
-from kdrepro.resume import History
+from kdrepro.training.members import Member
+from kdrepro.training.resume import History
 
 
 def with_files(folder: Path, **changes) -> list[Member]:

@@ -15,7 +15,7 @@ from kdrepro.arms import Arm, Recipe, Result
 from kdrepro.checkpoints import save_weights
 from kdrepro.ledger import Ledger, Row
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 
 @pytest.fixture

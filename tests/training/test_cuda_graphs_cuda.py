@@ -14,12 +14,12 @@ from kdrepro import AttentionTransfer, Batches, Supervised, Taps, cache_teacher,
 from kdrepro.data.batches import CropFlip
 from kdrepro.data.text import SentenceBatches
 from kdrepro.engine import fit_cohort
-from kdrepro.members import Member
 from kdrepro.methods.fitnets import FitNetKD, HintStage, JointFitNet
 from kdrepro.methods.sequence_kd import WordLevelKD
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.members import Member
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -13,7 +13,7 @@ from recorded_rows import make_row, make_rows
 from scipy import stats
 
 from kdrepro.claims import Comparison, Fixed, Side
-from kdrepro.intervals import ratio_interval
+from kdrepro.judging.intervals import ratio_interval
 from kdrepro.verdicts import judge
 
 # A value

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdrepro import checks, devices, objectives
-from kdrepro.replays import Replay, copied
-from kdrepro.resume import History, State, Step, signature
-from kdrepro.trials import Ask, look, try_one
+from kdrepro.training.cuda_graphs import Replay, copied
+from kdrepro.training.preflight import Ask, look, try_one
+from kdrepro.training.resume import History, State, Step, signature
 from kdrepro.types import Batch, Outputs, TrainingData
 
 # The terms of a step, and the gradients of what is trained.

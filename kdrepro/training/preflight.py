@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kdrepro.data.batches import Batches
 from kdrepro.modes import modes_kept
-from kdrepro.resume import Step
 from kdrepro.teacher import run_module, untouched
+from kdrepro.training.resume import Step
 from kdrepro.types import Batch, Outputs, TrainingData
 
 Ask = Callable[[Batch], Outputs]

@@ -24,8 +24,8 @@ from small_pictures import images_net
 from torch import Tensor, nn
 
 from kdrepro import AttentionTransfer, HintonKD, Outputs, Supervised
-from kdrepro.members import Member
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.members import Member
 
 
 def compare(make: Callable[[str], Member], names: tuple[str, ...], **changes) -> None:

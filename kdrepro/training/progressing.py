@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from kdrepro.members import Trainee
+from kdrepro.training.members import Trainee
 
 
 def bar(progress: str | None, total: int, done: int, run: Accelerator) -> tqdm[Any] | None:

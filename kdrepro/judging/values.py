@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdrepro.claims import Claim, Comparison, Side
-from kdrepro.intervals import Interval, mean_interval, ratio_interval
-from kdrepro.judgement import Judgement, bounds, counted, few, named, not_run, number, settle, stands_in
+from kdrepro.judging.intervals import Interval, mean_interval, ratio_interval
+from kdrepro.judging.judgement import Judgement, few, named, not_run, settle, stands_in
+from kdrepro.judging.orders import in_words, needed_pairs, ordered, runs_of, scale_of, unit_of
+from kdrepro.judging.readings import (
+    Reading,
+    compare,
+    independent,
+    once_only,
+    partners,
+    reading,
+    readings,
+    shared,
+)
+from kdrepro.judging.wording import bounds, counted, number
 from kdrepro.ledger import Row
-from kdrepro.pairs import Reading, compare, independent, once_only, partners, reading, readings, shared
-from kdrepro.rules import in_words, needed_pairs, ordered, runs_of, scale_of, unit_of
 
 
 def _in_unit(claim: Claim, value: float) -> float:

@@ -13,7 +13,7 @@ from small_networks import network
 from kdrepro import run as module_of_runs
 from kdrepro.arms import Result, candidates
 from kdrepro.run import Run
-from kdrepro.runs import Runner
+from kdrepro.runner import Runner
 
 
 @pytest.fixture

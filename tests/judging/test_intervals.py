@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdrepro.intervals import enough, mean_interval, ratio_interval
+from kdrepro.judging.intervals import enough, mean_interval, ratio_interval
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=12))
