@@ -112,7 +112,8 @@ class CachedTeacher:
         Raises `TypeError` for an index that holds no whole numbers, `ValueError` for one of another shape, or none.
         """
         index = _index(batch)
-        return Outputs(self.logits[index], {name: value[index] for name, value in self.features.items()})
+        features = {name: value[index] for name, value in self.features.items()}
+        return Outputs(self.logits[index], features, self.temperature)
 
 
 class CachedTranslator:
@@ -172,7 +173,7 @@ class CachedTranslator:
                 "batch.targets: got None, expected those of the text, which say how many predictions"
             )
         places = self.places(_index(batch), width=batch.targets.shape[1])
-        return Outputs(self.logits[places.clamp_(max=len(self.logits) - 1)])
+        return Outputs(self.logits[places.clamp_(max=len(self.logits) - 1)], temperature=self.temperature)
 
     def places(self, index: Tensor, *, width: int) -> Tensor:
         """Return where the predictions of the pairs at `index` (B,) are, from the first on: (B, `width`)."""
@@ -209,6 +210,10 @@ def _index(batch: Batch | Tensor) -> Tensor:
         if batch.ndim != 1:
             raise ValueError(f"index: got shape {tuple(batch.shape)}, expected (B,)")
         return batch
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"index: got {type(batch).__name__}, expected a tensor of the examples' positions, or a Batch that has them"
+        )
     if batch.index is None:
         raise ValueError(
             "batch.index: got None, expected the examples' positions (a cached teacher looks them up)"

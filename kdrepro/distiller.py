@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any, cast
@@ -118,7 +118,8 @@ class Distiller(nn.Module):
         `teacher_outputs` is what it said already, logits (B, K) or `Outputs` such as `CachedTeacher.look_up` gives: it
         is not asked then, and there need be none. An ensemble's has to be averaged at the objective's temperature.
         Raises `TypeError` for inputs that are a tuple, a list or a `Batch`, naming the call that takes it apart;
-        `ValueError` for both of `teacher_inputs` and `teacher_outputs`, or inputs for a teacher that is not there.
+        `ValueError` for both of `teacher_inputs` and `teacher_outputs`, inputs for a teacher that is not there, or
+        outputs that say that they were averaged at another temperature.
         """
         _check_for_teacher(self.teacher, teacher_inputs, teacher_outputs)
         if isinstance(inputs, tuple | list | Batch):
@@ -131,6 +132,7 @@ class Distiller(nn.Module):
         teacher = None
         if teacher_outputs is not None:
             teacher = _detached(as_outputs(teacher_outputs, side="teacher"))
+            _check_temperature(teacher.temperature, self.objective)
         elif self.teacher is not None:
             several = len(self.teacher.modules) > 1
             teacher = self.teacher(
@@ -141,6 +143,15 @@ class Distiller(nn.Module):
         batch = Batch(cast(Tensor, inputs), targets, mask)
         terms = self.objective(student, teacher, batch)
         return Distilled(total(terms), dict(terms), student.logits, student.features, teacher)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # As a module it would be registered, and trained.
+        if name == "teacher" and not (value is None or isinstance(value, FrozenTeacher)):
+            raise TypeError(
+                f"teacher: got {type(value).__name__}, expected a new Distiller for another teacher: "
+                "Distiller(teacher, distiller.student, distiller.objective)"
+            )
+        super().__setattr__(name, value)
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the objective, and every part of it that asks, which epoch begins, counted from 0."""
@@ -168,9 +179,18 @@ def _check_for_teacher(teacher: FrozenTeacher | None, inputs: object, outputs: o
         raise ValueError("teacher_inputs: got them without a teacher, expected a teacher that they are for")
 
 
+def _check_temperature(averaged_at: float | None, objective: nn.Module) -> None:
+    """Raise `ValueError` for an ensemble's outputs that were averaged at another temperature than the objective's."""
+    if averaged_at is not None and averaged_at != (wanted := temperature_of(objective)):
+        raise ValueError(
+            f"teacher_outputs: got an ensemble's at temperature {averaged_at:g}, expected {wanted:g}, the objective's: "
+            "its classes are averaged at it"
+        )
+
+
 def _detached(outputs: Outputs) -> Outputs:
     features = {name: value.detach() for name, value in outputs.features.items()}
-    return Outputs(outputs.logits.detach(), features)
+    return replace(outputs, logits=outputs.logits.detach(), features=features)
 
 
 def total(terms: object) -> Tensor:

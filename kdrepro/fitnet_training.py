@@ -105,6 +105,7 @@ class FitNetTraining:
         )
 
     def outputs(self, model: nn.Module | FrozenTeacher, inputs: Tensor) -> Outputs:
+        """Ask a net on this run's device and in its precision, in eval mode, features included."""
         return outputs(model, inputs, device=self.run.runner.device, precision=self.run.precision)
 
     def hints(self) -> HintStage:

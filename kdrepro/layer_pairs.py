@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ast import literal_eval
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,19 +47,8 @@ class LayerPair:
         For maps and sequences the convolution of Romero et al. (2015), section 2.2: no padding, a kernel of side
         N_student − N_teacher + 1. For tokens and vectors, and maps with their channels last, a linear layer.
         """
-        out_of_reach = self.teacher_signed and not self.student_signed
-        if self.problem or (self.student_shape == self.teacher_shape and not out_of_reach):
-            return ""
-        if self.sequence:
-            length = self.student_shape[1] - self.teacher_shape[1] + 1
-            return f"nn.Conv1d({self.student_shape[0]}, {self.teacher_shape[0]}, {length})"
-        if len(self.student_shape) != 3 or channels_last(self.student_shape):
-            return f"nn.Linear({self.student_shape[-1]}, {self.teacher_shape[-1]})"
-        height, width = (
-            own - other + 1 for own, other in zip(self.student_shape[1:], self.teacher_shape[1:], strict=True)
-        )
-        kernel = height if height == width else (height, width)
-        return f"nn.Conv2d({self.student_shape[0]}, {self.teacher_shape[0]}, {kernel})"
+        layer, sizes = self._regressor()
+        return "" if layer is nn.Identity else f"nn.{layer.__name__}({', '.join(map(str, sizes))})"
 
     def make_regressor(self) -> nn.Module:
         """Return the regressor with new weights; where none is needed, `nn.Identity`.
@@ -69,11 +57,20 @@ class LayerPair:
         """
         if self.problem:
             raise ValueError(f"{self.name}: no regressor fits, {self.problem}")
-        if not self.regressor_code:
-            return nn.Identity()
-        kind, _, rest = self.regressor_code.partition("(")
-        made: nn.Module = getattr(nn, kind.removeprefix("nn."))(*literal_eval(f"({rest}"))
-        return made
+        layer, sizes = self._regressor()
+        return layer(*sizes)
+
+    def _regressor(self) -> tuple[type[nn.Module], tuple[int | tuple[int, int], ...]]:
+        """The class of the regressor and what it is made with."""
+        own, other = self.student_shape, self.teacher_shape
+        if self.problem or (own == other and not (self.teacher_signed and not self.student_signed)):
+            return nn.Identity, ()
+        if self.sequence:
+            return nn.Conv1d, (own[0], other[0], own[1] - other[1] + 1)
+        if len(own) != 3 or channels_last(own):
+            return nn.Linear, (own[-1], other[-1])
+        height, width = own[1] - other[1] + 1, own[2] - other[2] + 1
+        return nn.Conv2d, (own[0], other[0], height if height == width else (height, width))
 
 
 def suggest_pairs(

@@ -1,4 +1,9 @@
-"""What is measured on logits, once training is over."""
+"""What is measured on logits, once training is over.
+
+Logits are (*batch, K), targets class numbers (*batch,), and what is counted is every position of the batch. All
+functions raise `TypeError` for logits that are no floating-point tensor or targets that are no integers, `ValueError`
+for shapes that do not belong together, a target out of range, or nothing to measure.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +22,22 @@ def _checked(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def errors(logits: Tensor, targets: Tensor) -> int:
-    """Count the examples whose largest logit is not the target's: (N, K), (N,)."""
+    """Count the examples whose largest logit is not the target's: (*batch, K), (*batch,)."""
     return int((_checked(logits, targets).argmax(dim=-1) != targets).sum())
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """Return the share of examples whose largest logit is the target's, in [0, 1]: (N, K), (N,)."""
+    """Return the share of examples whose largest logit is the target's, in [0, 1]: (*batch, K), (*batch,)."""
     return (targets.numel() - errors(logits, targets)) / targets.numel()
 
 
 def negative_log_likelihood(logits: Tensor, targets: Tensor) -> float:
-    """Return the mean of −log p(target), in nats: (N, K), (N,)."""
+    """Return the mean of −log p(target), in nats: (*batch, K), (*batch,)."""
     return cross_entropy(_checked(logits, targets).flatten(0, -2), targets.flatten().long()).item()
 
 
 def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> float:
-    """Return the expected calibration error, in [0, 1]: (N, K), (N,).
+    """Return the expected calibration error, in [0, 1]: (*batch, K), (*batch,).
 
     Σ_b (n_b / N) |accuracy_b − confidence_b| over `bins` bins of equal width of the largest probability (Guo et al.
     2017, On calibration of modern neural networks, section 2; 15 bins as there). Raises `ValueError` for no bin.
@@ -50,7 +55,7 @@ def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> flo
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Return the share of examples on which both name the same class, in [0, 1]: (N, K), (N, K).
+    """Return the share of examples on which both name the same class, in [0, 1]: (*batch, K) twice.
 
     The top-1 agreement of Stanton et al. (2021), Does knowledge distillation really work?, section 3.
     """

@@ -104,7 +104,8 @@ def own_runner(
     """Return what trains the arms of `own_text` and finds what is trained, with rows and weights in `folder`.
 
     By default that is where `kdrepro run sequence_kd --source … --target …` has them. Give another `folder` with other
-    settings: a run's name does not tell them apart. `options` are those of `Runner`, such as `split="select"`.
+    settings: a run's name does not tell them apart. `options` are those of `Runner`, such as `split="select"`; what
+    making one does to the process stands there too.
     """
     recipe, digest, _ = own_text(source_file, target_file, teacher=teacher, student=student)
     where = Path(folder) if folder is not None else own_folder(digest)

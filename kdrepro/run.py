@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from kdrepro import metrics
 from kdrepro.arms import Arm
 from kdrepro.checkpoints import metadata_of
-from kdrepro.engine import fit, predict
+from kdrepro.engine import fit, fit_cohort, predict
 from kdrepro.row import Row
 from kdrepro.teacher import FrozenTeacher
+from kdrepro.training.members import Member
 from kdrepro.training.resume import History
+from kdrepro.types import TrainingData
 
 if TYPE_CHECKING:
     from kdrepro.runner import Runner
@@ -129,10 +131,26 @@ class Run:
             objective,
             batches,
             checkpoint=self.runner.checkpoint(self.id, part),
-            device=self.runner.device,
-            precision=self.precision,
             progress=" ".join([self.name, f"seed {self.seed}", *([part] if part else [])])
             if self.runner.progress
             else None,
+            **_how(self),
             **options,
         )
+
+
+def _how(run: Run) -> dict[str, Any]:
+    return {
+        "device": run.runner.device,
+        "precision": run.precision,
+        "checkpoint_seconds": run.runner.checkpoint_seconds,
+    }
+
+
+def fit_runs(
+    runs: Sequence[Run], members: Sequence[Member], batches: TrainingData, **options: Any
+) -> list[History]:
+    """Call `kdrepro.engine.fit_cohort` for runs of one seed, with their device, precision and label."""
+    first = runs[0]
+    progress = f"seed {first.seed}" if first.runner.progress else None
+    return fit_cohort(members, batches, progress=progress, **_how(first), **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -118,16 +119,21 @@ def chain(module: nn.Module, path: str) -> list[nn.Module] | None:
     """The modules from `module` to the one at `path`, wrappers in between included; `None` if it is not there."""
     found = [module]
     for part in path.split("."):
-        below = found[-1]._modules.get(part)
+        below = _children(found[-1]).get(part)
         while below is None and (inner := wrapped_in(found[-1])) is not None:
             found.append(inner)
-            below = inner._modules.get(part)
+            below = _children(inner).get(part)
         if below is not None:
             found.append(below)
         # A path that names a wrapper leads into what it wraps too.
         elif part not in _WRAPPED or len(found) > 1:
             return None
     return found if len(found) > 1 else None
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module | None]:
+    # Those of a scripted module are in no dict.
+    return dict(module._modules.items())
 
 
 def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -165,7 +171,7 @@ def run_tapped(
             raise ValueError(
                 f"{tap.label}: the {side} itself gives a feature {tap.name!r}, expected another name"
             )
-    return Outputs(outputs.logits, {**outputs.features, **features})
+    return replace(outputs, features={**outputs.features, **features})
 
 
 class _Capturing(nn.Module):
@@ -190,7 +196,7 @@ def _capture(
         twin = copy.copy(module)
         twin._modules = {**module._modules, "module": _Capturing(module.module, taps)}
         return twin(*args, **kwargs)  # type: ignore[no-any-return]
-    compiled, within = getattr(module, "dynamo_ctx", None), module._modules.get("_orig_mod")
+    compiled, within = getattr(module, "dynamo_ctx", None), _children(module).get("_orig_mod")
     if compiled is not None and within is not None:
         # Code that was compiled without hooks ignores them. The same compiler takes the network with its hooks.
         return compiled(_capture_traced)(within, taps, args, kwargs)  # type: ignore[no-any-return]

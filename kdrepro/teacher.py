@@ -126,7 +126,8 @@ class FrozenTeacher:
             if len(outputs) == 1:
                 features = {name: value.detach() for name, value in outputs[0].features.items()}
                 return Outputs(outputs[0].logits.detach(), features)
-            return Outputs(mean_of_softened([each.logits for each in outputs], temperature=temperature))
+            averaged = mean_of_softened([each.logits for each in outputs], temperature=temperature)
+            return Outputs(averaged, temperature=temperature)
 
     def to(self, device: torch.device | str) -> FrozenTeacher:
         """Move all members to a device, in place; returns itself."""

@@ -79,14 +79,15 @@ class TranslationTest:
         """
         found = self._likelihood(net, teacher)
         beam = f"beam{self.width}"
+        log_probs = {}
         for name, search in (("greedy", self.greedy), (beam, self.beam)):
             translations = search(net, self.text.test_sources)
             found |= {f"{metric}_{name}": value for metric, value in self._quality(translations).items()}
-            log_probs = [each.log_prob for each in translations]
-            found[f"mode_mass_{name}"] = text_metrics.mode_mass(log_probs)
-        # The likeliest that is known is what the beam found, the last of the two.
-        mass = found["mode_mass"] = found.pop(f"mode_mass_{beam}")
-        found |= mode_masses.shares(log_probs)
+            log_probs[name] = [each.log_prob for each in translations]
+        found["mode_mass_greedy"] = text_metrics.mode_mass(log_probs["greedy"])
+        # The likeliest that is known is what the beam found.
+        mass = found["mode_mass"] = text_metrics.mode_mass(log_probs[beam])
+        found |= mode_masses.shares(log_probs[beam])
         # What claims compare: odds, since a share near 1 cannot rise tenfold, and what a search leaves out.
         odds = mass / max(1e-6, 1 - mass)
         found |= {"mode_odds": odds, "mode_odds_tenth": odds / 10}

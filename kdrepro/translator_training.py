@@ -254,6 +254,7 @@ class TranslatorTraining:
         )
 
     def result(self, history: History) -> Result:
+        """Measure the net on the test pairs, and say of a pruned one what is left of it."""
         pruned = "pruned" in self.settings
         left = {f"kept_{part}": share for part, share in kept_shares(self.net).items()} if pruned else {}
         return Result(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -125,7 +125,9 @@ class Batch:
                 name: without(value, left_out) if value.shape[:1] == mask.shape[:1] else value
                 for name, value in features.items()
             }
-        return Outputs(without(logits, ~mask) if mask.shape == logits.shape[:-1] else logits, features)
+        if mask.shape == logits.shape[:-1]:
+            logits = without(logits, ~mask)
+        return replace(outputs, logits=logits, features=features)
 
     def counted_teacher(self, teacher: Outputs | None) -> Outputs:
         """The teacher's outputs as `counted` has them; `ValueError` where there are none."""
@@ -136,17 +138,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network gives for a batch: `logits` (B, K) or (B, L, K), and named intermediate `features` (B, …)."""
+    """What a network gives for a batch: `logits` (B, K) or (B, L, K), and named intermediate `features` (B, …).
+
+    Of several networks `temperature` is that at which their classes were averaged, of one it is `None`.
+    """
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
+    temperature: float | None = None
 
 
 # DistributedDataParallel with a static graph, and others that walk through what a module returns, look inside.
 register_pytree_node(
     Outputs,
-    lambda outputs: ([outputs.logits, outputs.features], None),
-    lambda parts, _: Outputs(*parts),
+    lambda outputs: ([outputs.logits, outputs.features], outputs.temperature),
+    lambda parts, temperature: replace(Outputs(*parts), temperature=temperature),
     serialized_type_name="kdrepro.Outputs",
 )
 
@@ -197,7 +203,8 @@ def as_outputs(value: Any, *, side: str = "model") -> Outputs:
     if logits.ndim < 2 or logits.shape[-1] == 1:
         raise ValueError(
             f"{side}: its logits have shape {tuple(logits.shape)}, expected (B, K) or (B, L, K) with two classes at "
-            "least; a single logit z for two classes is torch.stack([torch.zeros_like(z), z], dim=-1)"
+            "least; a single logit z for two classes is torch.stack([torch.zeros_like(z), z], dim=-1), and what is no "
+            "classifier gives its outputs as a feature, for an objective that reads it"
         )
     return value if isinstance(value, Outputs) else Outputs(logits)
 

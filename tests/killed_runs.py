@@ -17,12 +17,12 @@ def command(arguments: list[str], folder: str) -> None:
     os.environ["KDREPRO_RUNS"] = folder
     import torch
 
-    from kdrepro import engine
     from kdrepro.cli import app
+    from kdrepro.runner import Runner
 
     torch.set_num_threads(1)
-    assert engine.fit.__kwdefaults__ is not None
-    engine.fit.__kwdefaults__["checkpoint_seconds"] = 0.0
+    assert Runner.__init__.__kwdefaults__ is not None
+    Runner.__init__.__kwdefaults__["checkpoint_seconds"] = 0.0
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         app(arguments)

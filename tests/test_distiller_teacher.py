@@ -7,7 +7,7 @@ from small_objectives import OBJECTIVE, Hints
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from kdrepro import Batches, Distilled, Distiller, Outputs, Supervised, cache_teacher
+from kdrepro import Batches, Distilled, Distiller, HintonKD, Outputs, Supervised, cache_teacher
 from kdrepro.teacher import FrozenTeacher
 
 INPUTS, TARGETS = batch()
@@ -75,6 +75,7 @@ def test_cached_outputs_with_features_are_looked_up_by_an_index():
         (torch.ones(16, dtype=torch.bool), TypeError, "index: got torch.bool, expected the examples' pos"),
         (torch.zeros(3), TypeError, "index: got torch.float32, expected the examples' positions"),
         (torch.tensor([[1]]), ValueError, r"index: got shape \(1, 1\), expected \(B,\)"),
+        ([0, 1], TypeError, "index: got list, expected a tensor of the examples' positions, or a Batch"),
     ],
 )
 def test_an_index_that_is_none_is_refused(index, kind, says):
@@ -103,6 +104,41 @@ def test_an_index_that_is_none_is_refused(index, kind, says):
 def test_contradictions_are_refused(teacher, given, says):
     with pytest.raises(ValueError, match=says):
         Distiller(teacher, network(1), OBJECTIVE)(INPUTS, TARGETS, **given)
+
+
+def test_an_ensembles_outputs_say_at_which_temperature_they_are():
+    members = [network(0), network(1)]
+    data = Batches(INPUTS, TARGETS, batch_size=4, seed=0)
+    soft = HintonKD(temperature=4.0, soft_weight=1.0)
+    student = network(2).eval()
+    asked = Distiller(members, student, soft).eval()(INPUTS, TARGETS)
+    assert asked.teacher.temperature == 4.0
+    distiller = Distiller(None, student, soft)
+    index = torch.arange(len(TARGETS))
+    for temperature in (4.0, 1.0):
+        cached = cache_teacher(members, data, temperature=temperature, device="cpu", precision="fp32")
+        known = cached.look_up(index)
+        if temperature == 4.0:
+            out = distiller(INPUTS, TARGETS, teacher_outputs=known)
+            torch.testing.assert_close(out.loss, asked.loss)
+            assert out.teacher.temperature == 4.0
+            continue
+        with pytest.raises(
+            ValueError, match="teacher_outputs: got an ensemble's at temperature 1, expected 4"
+        ):
+            distiller(INPUTS, TARGETS, teacher_outputs=known)
+    one = cache_teacher(members[0], data, device="cpu", precision="fp32").look_up(index)
+    assert one.temperature is None
+    distiller(INPUTS, TARGETS, teacher_outputs=one)
+
+
+def test_another_teacher_takes_another_distiller():
+    distiller = Distiller(network(0), network(1), OBJECTIVE)
+    with pytest.raises(TypeError, match="teacher: got Sequential, expected a new Distiller"):
+        distiller.teacher = network(2)
+    assert not any("teacher" in name for name in distiller.state_dict())
+    distiller.teacher = None
+    assert Distiller(None, distiller.student, Supervised())(INPUTS, TARGETS).teacher is None
 
 
 def test_outputs_that_are_none_are_refused():

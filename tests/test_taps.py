@@ -333,3 +333,9 @@ def test_fit_matches_tapped_features_cached_or_not_and_leaves_no_hook():
         curves.append(history.curves["loss/hint"])
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
     assert curves[0][-1] < curves[0][0]
+
+
+def test_a_tap_into_a_scripted_network_says_that_it_is_not_called():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+    with pytest.raises(RuntimeError, match=r"hidden.*TorchScript"):
+        Taps(scripted, {"hidden": "0"})(torch.zeros(2, 4))

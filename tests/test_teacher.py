@@ -10,8 +10,9 @@ from small_networks import LanguageModel, WithFeatures, batch, network, snapshot
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from kdrepro import Distiller, HintonKD, Outputs
-from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of
+from kdrepro import BornAgain, ConfidenceWeighted, Distiller, HintonKD, Outputs, PermutedDarkKnowledge
+from kdrepro.methods.sequence_kd import WordLevelKD
+from kdrepro.teacher import FrozenTeacher, mean_of_softened, members_of, temperature_of
 
 INPUTS, TARGETS = batch()
 
@@ -220,6 +221,15 @@ def test_an_ensemble_is_averaged_at_the_temperature_of_what_is_inside_an_objecti
         Distiller(teachers, student, Inside(4.0, 2.0))(INPUTS, TARGETS)
     # Of one network it does not matter.
     Distiller(teachers[0], student, Inside(4.0, 2.0))(INPUTS, TARGETS)
+
+
+@pytest.mark.parametrize("other", [BornAgain(), WordLevelKD(), PermutedDarkKnowledge(), ConfidenceWeighted()])
+def test_objectives_that_read_an_ensemble_at_1_do_not_go_with_others_at_4(other):
+    assert temperature_of(nn.ModuleList([other])) == 1.0
+    with pytest.raises(
+        ValueError, match=r"objective: got parts at the temperatures 1\.0, 4\.0, expected one"
+    ):
+        temperature_of(nn.ModuleList([other, HintonKD(temperature=4.0, soft_weight=1.0)]))
 
 
 def test_what_a_module_returned_is_looked_into():

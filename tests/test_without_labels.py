@@ -31,6 +31,21 @@ SOFT = HintonKD(temperature=4.0, soft_weight=1.0)
 MASK = torch.arange(50) % 3 > 0
 
 
+class MixedLabels(nn.Module):
+    def forward(self, student, teacher, batch):
+        return {"hard": nn.functional.cross_entropy(student.logits, batch.targets)}
+
+
+def test_targets_that_are_no_classes_reach_an_objective_that_reads_such():
+    plain, student, mixed = batches(), network(1), network(1)
+    shares = nn.functional.one_hot(plain.targets, network(1)(plain.inputs[:2]).shape[-1]).float()
+    found = train(mixed, objective=MixedLabels(), batches=batches(targets=shares), teacher=None)
+    expected = train(student, objective=Supervised(), batches=plain, teacher=None)
+    assert found.curves["loss"] == pytest.approx(expected.curves["loss"], rel=1e-5)
+    with pytest.raises(TypeError, match=r"targets: got torch\.float32.*, expected integer class numbers"):
+        train(network(1), objective=Supervised(), batches=batches(targets=shares), teacher=None)
+
+
 @pytest.mark.parametrize("objective", [SOFT, BornAgain()], ids=["hinton", "born_again"])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
 @pytest.mark.parametrize("cached", [False, True])

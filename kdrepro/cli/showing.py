@@ -13,14 +13,14 @@ from kdrepro.protocols import EVIDENCE, PROTOCOLS
 
 # Of a classifier, and of a translator of sentences or of sounds.
 _KNOWN_BY = (
-    *("test_errors", "test_nll", "test_ece"),
-    *(
-        "bleu_greedy",
-        "bleu_beam5",
-        "phoneme_error_rate_greedy",
-        "phoneme_error_rate_beam5",
-        "test_perplexity",
-    ),
+    "test_errors",
+    "test_nll",
+    "test_ece",
+    "bleu_greedy",
+    "bleu_beam5",
+    "phoneme_error_rate_greedy",
+    "phoneme_error_rate_beam5",
+    "test_perplexity",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -218,9 +219,9 @@ def _cost(recipe: str, protocol: str, names: list[str], *, kind: str, text: Enco
     for name in names:
         # A setting that was tried costs what its arm costs.
         base = name.partition(".try")[0]
-        seconds = sorted(row.seconds for row in rows if row.arm == base and device_kind(row.device) == kind)
+        seconds = [row.seconds for row in rows if row.arm == base and device_kind(row.device) == kind]
         if seconds:
-            total += seconds[len(seconds) // 2]
+            total += statistics.median(seconds)
         else:
             unknown.add(base)
     if unknown:

@@ -154,7 +154,8 @@ class Batches:
 
     def check_classes(self, classes: int) -> None:
         """Raise `ValueError` unless every target that counts is a class number below `classes`."""
-        if self.targets is None:
+        # Numbers that are no classes are for an objective that reads such.
+        if self.targets is None or self.targets.is_floating_point():
             return
         tensor_checks.class_targets(
             Batch(self.inputs, self.targets, self.mask).counted_targets, classes=classes

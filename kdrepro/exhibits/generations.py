@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
 from kdrepro.judging.judgement import Judgement
-from kdrepro.judging.metric_names import SHARES
+from kdrepro.judging.metric_names import SHARES, called
 from kdrepro.judging.readings import compare, readings, rows_shown, summary
 from kdrepro.judging.wording import from_to
 from kdrepro.ledger import Ledger, Row
@@ -42,13 +42,7 @@ FAMILIES = {
     "mnist_": Family("MNIST", 5, "paper"),
     "few_": Family("the embedded digits", 5, "paper"),
 }
-_PANELS = {
-    "test_error_rate": "test errors",
-    "train_accuracy": "right on the training data",
-    "teacher_agreement": "same answer as its teacher",
-    "test_nll": "negative log-likelihood",
-    "test_ece": "calibration error",
-}
+_PANELS = ("test_error_rate", "train_accuracy", "teacher_agreement", "test_nll", "test_ece")
 # A tenth of a point, in which one digit of 60,000 cannot be seen.
 _LEAST = 0.001
 
@@ -86,8 +80,8 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
     with matplotlib.rc_context(STYLE):
         chart = new_chart(11.0, 6.4)
         *panels, corner = chart.subplots(2, 3).flat
-        for axes, (metric, words) in zip(panels, _PANELS.items(), strict=True):
-            axes.set_title(words, loc="left", fontsize=12)
+        for axes, metric in zip(panels, _PANELS, strict=True):
+            axes.set_title(called(metric), loc="left", fontsize=12)
             if not _lines(axes, rows, arms, metric):
                 axes.set_xticks([])
                 axes.set_yticks([])

@@ -16,6 +16,7 @@ from kdrepro.claims import Comparison, Side
 from kdrepro.exhibits.charts import BLUE, ORANGE, STYLE, Chart, forest_axes, forest_row, new_chart, say
 from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, named, not_yet
 from kdrepro.judging.intervals import Interval, ratio_interval
+from kdrepro.judging.metric_names import called
 from kdrepro.judging.readings import compare, difference, independent, rows_shown
 from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger, Row
@@ -29,11 +30,7 @@ TARGETS = {
     "teacher, permuted (DKPP)": "dkpp",
     "smoothed labels": "smoothing",
 }
-_METRICS = {
-    "test_errors": "test errors",
-    "test_nll": "negative log-likelihood",
-    "test_ece": "calibration error",
-}
+_METRICS = ("test_errors", "test_nll", "test_ece")
 
 
 def against_again(
@@ -48,7 +45,7 @@ def against_again(
     with matplotlib.rc_context(STYLE):
         chart = new_chart(11.0, 1.6 + 0.55 * len(targets))
         panels = chart.subplots(1, len(_METRICS), sharey=True)
-        for axes, (metric, words) in zip(panels, _METRICS.items(), strict=True):
+        for axes, metric in zip(panels, _METRICS, strict=True):
             forest_axes(axes, list(targets))
             drawn = 0
             for place, arm in enumerate(targets.values()):
@@ -60,7 +57,7 @@ def against_again(
                 drawn += 1
                 forest_row(axes, place, [pair.difference for pair in pairs], found)
             axes.locator_params(axis="x", nbins=3)
-            axes.set_xlabel(words)
+            axes.set_xlabel(called(metric))
             if not drawn:
                 axes.set_xticks([])
                 say(axes, f"not run at\nprotocol {protocol}")

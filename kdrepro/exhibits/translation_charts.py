@@ -92,6 +92,7 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
     """How good a net is against how many words a second it writes: a line from greedy decoding (a dot) to the beam.
 
     Means of the seeds, with the 95 % intervals of the quality; every run is a pale dot. To the right and up is better.
+    Intervals of two runs, which are nine times as wide as the two are apart, may reach beyond the figure.
     Speeds are words a second on the machines of the rows, their mean where there are several. That of a student is what
     was timed in turn with its teacher within one run, as a ratio, times the teacher's; the student alone, which has no
     teacher to be timed with, has the speed of the others, whose net is the same.
@@ -122,8 +123,21 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
         axes.grid(color="#e5e5e5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_title(f"{shown.name}, protocol {protocol}", loc="left", fontsize=12)
+        _fit_height(axes, rows, [f"{name}_{arm}" for arm in ARMS], shown.metric)
         chart.legend(loc="outside right center")
     return chart
+
+
+def _fit_height(axes: Axes, rows: Sequence[Row], arms: Sequence[str], metric: str) -> None:
+    """Let the axis hold all runs, and the intervals of three and more."""
+    held: list[float] = []
+    for side in (Side.of(arm, f"{metric}_{search}") for arm in arms for search in ("greedy", _BEAM)):
+        held += [each.value for each in readings(rows, side)]
+        found = summary(rows, side)
+        if found is not None and found[1] > 2:
+            held += [found[0].low, found[0].high]
+    margin = 0.06 * (max(held) - min(held)) or 0.5
+    axes.set_ylim(min(held) - margin, max(held) + margin)
 
 
 def _speeds(rows: Sequence[Row], name: str) -> dict[str, tuple[float, float]]:
@@ -190,6 +204,7 @@ def mode_mass_histogram(
     with matplotlib.rc_context(STYLE):
         chart = new_chart(8.0, 0.9 + 1.75 * len(arms))
         panels = np.atleast_1d(chart.subplots(len(arms), 1, sharex=True, sharey=True))
+        highest = 0.0
         chart.suptitle(title, x=0.02, ha="left", fontsize=13)
         for axes, (name, arm), colour in zip(panels, arms.items(), cycle(CYCLE), strict=False):
             found = [summary(rows, Side.of(arm, metric)) for metric in METRICS]
@@ -205,6 +220,11 @@ def mode_mass_histogram(
             halves = [interval.half if math.isfinite(interval.half) else 0.0 for interval in intervals]
             axes.bar(places + 0.5, heights, width=0.94, color=colour, alpha=0.75)
             whiskers = [min(half, height) for half, height in zip(halves, heights, strict=True)], halves
+            # The whiskers of two runs may reach beyond the figure.
+            reached = [
+                height + (half if mean[1] > 2 else 0.0) for height, half in zip(heights, halves, strict=True)
+            ]
+            highest = max(highest, *reached)
             if any(halves):
                 axes.errorbar(
                     places + 0.5, heights, yerr=whiskers, fmt="none", ecolor="black", linewidth=1.2, capsize=3
@@ -214,6 +234,8 @@ def mode_mass_histogram(
             axes.axvline(max(0.0, where), color="black", linestyle="--", linewidth=1.5)
             words = f"mean {100 * middle:.3g} %, {count} run{'s' if count > 1 else ''}"
             axes.text(0.015, 0.82, words, transform=axes.transAxes, fontsize=11)
+        if highest:
+            panels[0].set_ylim(0, 1.08 * highest)
         labels = ["less", *(f"{100 * 10**edge:.2g} %" for edge in EDGES[1:-1]), "100 %"]
         panels[-1].set_xticks([0, *places + 1], labels)
         panels[-1].set_xlabel("probability of the best translation")

@@ -14,6 +14,7 @@ NAMES = {
     "mode_odds_tenth": "a tenth of these odds",
     "speedup_over_teacher_beam5": "speed, against the teacher's beam",
     "speedup_over_teacher_greedy": "speed, against the teacher's greedy decoding",
+    "teacher_agreement": "same answer as its teacher",
     "test_ece": "calibration error",
     "test_error_rate": "test error rate",
     "test_error_rate_bias_train": "test error rate, biases set on the training set",
@@ -21,7 +22,7 @@ NAMES = {
     "test_errors_bias_train": "test errors, bias set on the training set",
     "test_errors_on_3": "test errors on threes",
     "test_errors_on_3_bias_train": "test errors on threes, bias set on the training set",
-    "test_nll": "test loss",
+    "test_nll": "negative log-likelihood",
     "test_perplexity": "perplexity on the references",
     "train_accuracy": "right on the training data",
 }
@@ -61,7 +62,7 @@ def uncorrected(metric: str) -> str:
 def called(metric: str) -> str:
     """The name of a metric in words, and of one that has none its own.
 
-    >>> called("bleu_greedy"), called("teacher_agreement")
-    ('BLEU, greedy', 'teacher_agreement')
+    >>> called("bleu_greedy"), called("map_distance_group3")
+    ('BLEU, greedy', 'map_distance_group3')
     """
     return NAMES.get(metric, metric)

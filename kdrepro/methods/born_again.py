@@ -28,6 +28,9 @@ class BornAgain(nn.Module):
     that are not one per logit vector, even where they are not read.
     """
 
+    # At which an ensemble is averaged.
+    temperature = 1.0
+
     def __init__(self, *, label_weight: float = 0.0) -> None:
         super().__init__()
         self.label_weight = checks.positive("label_weight", label_weight, or_zero=True)
@@ -56,6 +59,9 @@ class ConfidenceWeighted(nn.Module):
     teacher, or one whose logits are not as many as the student's.
     """
 
+    # At which an ensemble is averaged.
+    temperature = 1.0
+
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         logits = batch.counted_teacher(teacher).logits.detach()
         if logits.shape[:-1] != student.logits.shape[:-1]:
@@ -76,6 +82,9 @@ class PermutedDarkKnowledge(nn.Module):
 
     What a student still gains has nothing to do with which classes are alike (section 3.2). Returns `{"soft": ()}`.
     """
+
+    # At which an ensemble is averaged.
+    temperature = 1.0
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         tensor_checks.targets_agree(batch.targets, student.logits)

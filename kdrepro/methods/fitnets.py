@@ -101,7 +101,12 @@ class HintStage(nn.Module):
         mask = batch.mask
         if hint.ndim != 3 or not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             return None
-        return ~mask if mask.shape == hint.shape[:2] else None
+        if mask.ndim == 2 and mask.shape != hint.shape[:2]:
+            raise ValueError(
+                f"mask: got shape {tuple(mask.shape)}, expected {tuple(hint.shape[:2])}, the positions of the hint "
+                f"{self.teacher_tap!r}, or ({len(hint)},)"
+            )
+        return ~mask if mask.ndim == 2 else None
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         return {"hint": self.distance(student, teacher, batch)}
@@ -187,11 +192,6 @@ class JointFitNet(nn.Module):
 
     def extra_repr(self) -> str:
         return f"hint_weight={self.hint_weight}"
-
-    @property
-    def temperature(self) -> float:
-        """The temperature of the objective beside the hints; 1 if it has none."""
-        return float(getattr(self.objective, "temperature", 1.0))
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the objective beside the hints, if its weights depend on the epoch."""

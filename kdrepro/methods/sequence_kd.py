@@ -39,6 +39,9 @@ class WordLevelKD(nn.Module):
     not one per logit vector.
     """
 
+    # At which an ensemble is averaged.
+    temperature = 1.0
+
     def __init__(self, *, soft_weight: float = 0.5) -> None:
         super().__init__()
         self.soft_weight = checks.fraction("soft_weight", soft_weight)

@@ -32,13 +32,12 @@ from kdrepro.attention_looks import GROUPS, attention_maps, kept, mean_distance
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
 from kdrepro.data.pictures import cifar10, digits
-from kdrepro.engine import fit_cohort
 from kdrepro.methods.attention_transfer import AttentionTransfer, FullActivationTransfer
 from kdrepro.methods.hinton_kd import HintonKD
 from kdrepro.methods.supervised import Supervised
 from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.protocols import DEMONSTRATIONS, EVIDENCE, PROTOCOLS
-from kdrepro.run import Run
+from kdrepro.run import Run, fit_runs
 from kdrepro.taps import Taps
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.training.members import Member
@@ -132,16 +131,7 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
                 label=run.name,
             )
         )
-    histories = fit_cohort(
-        members,
-        batches,
-        teacher=teacher,
-        epochs=settings["epochs"],
-        device=first.runner.device,
-        precision=first.precision,
-        progress=f"seed {first.seed}" if first.runner.progress else None,
-        cuda_graphs=True,
-    )
+    histories = fit_runs(runs, members, batches, teacher=teacher, epochs=settings["epochs"], cuda_graphs=True)
     # The teacher's logits are asked for, not its features, which for all test pictures would fill the memory.
     bare = None if teacher is None else FrozenTeacher(_bare(teacher.modules[0]))
     looks = (

@@ -30,7 +30,6 @@ from kdrepro.data import mnist
 from kdrepro.data.batches import Batches, CropFlip
 from kdrepro.data.examples import DataSet
 from kdrepro.data.pictures import cifar10, digits
-from kdrepro.engine import fit_cohort
 from kdrepro.methods.born_again import (
     BornAgain,
     ConfidenceWeighted,
@@ -42,7 +41,7 @@ from kdrepro.models.densenet import DenseNet
 from kdrepro.models.mlp import MLP
 from kdrepro.models.wide_resnet import WideResNet
 from kdrepro.protocols import EVIDENCE
-from kdrepro.run import Run
+from kdrepro.run import Run, fit_runs
 from kdrepro.teacher import FrozenTeacher
 from kdrepro.training.members import Member
 
@@ -136,7 +135,8 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
     students = [run.build(seed) for run in runs]
     for run in runs:
         run.config["train_size"] = len(train)
-    histories = fit_cohort(
+    histories = fit_runs(
+        runs,
         [
             Member(
                 student=student,
@@ -151,9 +151,6 @@ def train_cohort(runs: Sequence[Run]) -> list[Result]:
         batches,
         teacher=teacher,
         epochs=settings["epochs"],
-        device=first.runner.device,
-        precision=first.precision,
-        progress=f"seed {first.seed}" if first.runner.progress else None,
     )
     return [
         Result(

@@ -161,13 +161,16 @@ class State:
         self.saved = time.monotonic()
 
     def keep_best(self) -> None:
+        """Keep a copy of the weights, of student and objective, as the best so far."""
         self.best = {name: value.detach().clone() for name, value in self.step.state_dict().items()}
 
     def restore_best(self) -> None:
+        """Put the best weights back, if any were kept."""
         if self.best is not None:
             self.step.load_state_dict(self.best)
 
     def save(self, history: History, *, at_once: bool, every: float) -> None:
+        """Write all that a run goes on from, unless `every` seconds have not passed; `at_once` whatever has."""
         if self.file is None or (not at_once and time.monotonic() - self.saved < every):
             return
         state = {
@@ -182,6 +185,7 @@ class State:
         self.saved = time.monotonic()
 
     def load(self) -> History:
+        """Take up what the file holds and return how far it is; `ValueError` for a file of another run."""
         if self.file is None or not self.file.exists():
             return History()
         state = load_state(self.file)

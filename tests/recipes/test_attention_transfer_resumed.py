@@ -11,7 +11,6 @@ from stopped_trainings import Stopped, stops_at
 from torch import nn
 from torch.optim import SGD
 
-from kdrepro import engine
 from kdrepro.recipes import attention_transfer
 from kdrepro.recipes.attention_transfer import RECIPE, config
 from kdrepro.runner import Runner
@@ -49,8 +48,7 @@ def stop(patch: pytest.MonkeyPatch, who: str, step: int) -> None:
 def test_a_cohort_that_was_killed_ends_with_the_same_rows(
     who, share, longer, undisturbed, monkeypatch, tmp_path
 ):
-    monkeypatch.setitem(engine.fit_cohort.__kwdefaults__, "checkpoint_seconds", 0.0)
-    its = runner(tmp_path, longer)
+    its = runner(tmp_path, longer, checkpoint_seconds=0.0)
     its.trained = undisturbed.trained
     batches = -(-256 // int(config("at", "smoke")["batch_size"]))
     keys = [(name, 0) for name in COHORT]

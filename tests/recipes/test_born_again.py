@@ -116,9 +116,9 @@ class Watched:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.seen: list[dict[str, object]] = []
-        plain = born_again.fit_cohort
+        plain = born_again.fit_runs
 
-        def watched(members, batches, *, teacher, **options):
+        def watched(runs, members, batches, *, teacher, **options):
             students = {member.label: member.student for member in members}
             record = {
                 "students": students,
@@ -126,12 +126,12 @@ class Watched:
                 "first": {name: state(net) for name, net in students.items()},
                 "before": state(teacher.modules[0]) if teacher else None,
             }
-            histories = plain(members, batches, teacher=teacher, **options)
+            histories = plain(runs, members, batches, teacher=teacher, **options)
             record["after"] = state(teacher.modules[0]) if teacher else None
             self.seen.append(record)
             return histories
 
-        patch.setattr(born_again, "fit_cohort", watched)
+        patch.setattr(born_again, "fit_runs", watched)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from smoke_runs import runner
 from stopped_trainings import Stopped, stops_at
 from torch import nn
 
-from kdrepro import engine
 from kdrepro.recipes import born_again
 from kdrepro.recipes.born_again import RECIPE, config
 from kdrepro.runner import Runner
@@ -48,8 +47,7 @@ def stop(patch: pytest.MonkeyPatch, at: int) -> None:
 def test_killed_between_or_inside_generations_it_ends_with_the_same_rows(
     moment, longer, undisturbed, monkeypatch, tmp_path
 ):
-    monkeypatch.setitem(engine.fit_cohort.__kwdefaults__, "checkpoint_seconds", 0.0)
-    its = runner(tmp_path, longer)
+    its = runner(tmp_path, longer, checkpoint_seconds=0.0)
     with monkeypatch.context() as patch:
         stop(patch, moment)
         with pytest.raises(Stopped):

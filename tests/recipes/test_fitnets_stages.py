@@ -11,7 +11,7 @@ from smoke_runs import runner
 from stopped_trainings import Stopped
 from torch import Tensor
 
-from kdrepro import engine, fitnet_training
+from kdrepro import fitnet_training
 from kdrepro.fitnet_training import FitNetTraining
 from kdrepro.recipes.fitnets import RECIPE, config
 from kdrepro.run import Run
@@ -121,8 +121,7 @@ def test_what_the_teacher_said_about_the_hint_is_kept_with_its_classes(
 def test_a_run_killed_in_either_stage_or_between_them_ends_with_the_same_numbers(
     moment, longer, undisturbed, monkeypatch, tmp_path
 ):
-    monkeypatch.setitem(engine.fit.__kwdefaults__, "checkpoint_seconds", 0.0)
-    its = runner(tmp_path, longer)
+    its = runner(tmp_path, longer, checkpoint_seconds=0.0)
     its.trained = undisturbed.trained
     with monkeypatch.context() as patch:
         watch(patch, stop_at=moment)
@@ -142,8 +141,7 @@ def test_a_run_killed_in_either_stage_or_between_them_ends_with_the_same_numbers
 
 
 def test_a_first_stage_that_is_done_is_not_trained_again(longer, undisturbed, monkeypatch, tmp_path):
-    monkeypatch.setitem(engine.fit.__kwdefaults__, "checkpoint_seconds", 0.0)
-    its = runner(tmp_path, longer)
+    its = runner(tmp_path, longer, checkpoint_seconds=0.0)
     its.trained = undisturbed.trained
     with monkeypatch.context() as patch:
         watch(patch, stop_at=16)
