@@ -53,9 +53,9 @@ class FitNetTraining:
         if run.arm.needs(run.seed):
             (net,) = run.teachers()
             self.teacher = FrozenTeacher(_tapped(net, settings, hint="hint_layer"))
-            self.cached = self.said("train")
+            self.cached = self.teacher_outputs("train")
 
-    def said(self, part: str) -> CachedTeacher:
+    def teacher_outputs(self, part: str) -> CachedTeacher:
         """Ask the teacher about the examples to `train` on, to stop by (`valid`), or to `test` with.
 
         A teacher on CIFAR takes long, and what it says is kept for the runs that have it too. Of the test examples only
@@ -112,7 +112,9 @@ class FitNetTraining:
         """Return the first stage's objective, with a regressor sized from the maps."""
         few = self.train.train.inputs[:2]
         guided = self.outputs(self.student, few).features["guided"]
-        self.hint = self.said("valid").features["hint"].float().to(devices.place(self.run.runner.device))
+        self.hint = (
+            self.teacher_outputs("valid").features["hint"].float().to(devices.place(self.run.runner.device))
+        )
         with torch.random.fork_rng():
             torch.manual_seed(self.run.seed + 1)
             fitted = regressor(
@@ -199,7 +201,7 @@ class FitNetTraining:
     ) -> Result:
         """Train the whole net, stopping by the errors on the examples held out, and measure it."""
         history = self.fit(objective, validate=self.valid_error_rate, also=also)
-        taught = self.said("test").logits.float().cpu() if self.teacher is not None else None
+        taught = self.teacher_outputs("test").logits.float().cpu() if self.teacher is not None else None
         found = self.run.measure(self.net, self.train.train, teacher=taught)
         assert history.best_epoch is not None
         found["valid_error_rate"] = history.curves["validation"][history.best_epoch]

@@ -17,7 +17,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from kdrepro.claims import Side, paper
 from kdrepro.exhibits.bars import Column, bars
-from kdrepro.exhibits.charts import BLUE, CYCLE, GREEN, GREY, RED, STYLE, Chart, errors_label, new_chart, say
+from kdrepro.exhibits.charts import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    RED,
+    STYLE,
+    Chart,
+    errors_label,
+    grid,
+    new_chart,
+    say,
+)
 from kdrepro.exhibits.digits import dark_knowledge
 from kdrepro.exhibits.forest import forest
 from kdrepro.exhibits.slider import temperature_slider
@@ -95,8 +107,7 @@ def temperature_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
             if known:
                 # Below, as the bands leave no corner free.
                 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, columnspacing=1.5)
-                axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-                axes.set_axisbelow(True)
+                grid(axes, "y")
             else:
                 axes.set_yticks([])
                 say(axes, f"not run at protocol {protocol}")
@@ -148,8 +159,7 @@ def learning_curves(
             axes.fill_between(epochs, lows, highs, where=known, color=colour, alpha=0.2, linewidth=0)
         if logarithmic:
             axes.set_yscale("log")
-        axes.grid(color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        grid(axes)
         axes.legend()
     return chart
 

@@ -66,7 +66,7 @@ class TranslatorTraining:
             phonemes=phonemes,
         )
         self.settings["train_size"] = len(self.text.sources)
-        self.taught: dict[str, float] = {}
+        self.about_text: dict[str, float] = {}
         self.example: dict[str, list[str]] = {}
         if not phonemes:
             self.settings["bleu_signature"] = self.test.signature()
@@ -147,11 +147,11 @@ class TranslatorTraining:
         targets = [each.tokens for each in found]
         same = sum(tokens == self.text.targets[place] for place, tokens in zip(places, targets, strict=True))
         cut = sum(not each.finished for each in found)
-        self.taught = {"text_same": same / len(targets), "text_cut": cut / len(targets)}
+        self.about_text = {"text_same": same / len(targets), "text_cut": cut / len(targets)}
         leave, progress = self.settings.get("leave_out_cut", False), self.run.runner.progress
-        if leave and progress and self.taught["text_cut"] > _MANY_CUT:
+        if leave and progress and self.about_text["text_cut"] > _MANY_CUT:
             print(
-                f"Warning: {self.run.name} seed {self.run.seed}: {self.taught['text_cut']:.1%} of the teacher's "
+                f"Warning: {self.run.name} seed {self.run.seed}: {self.about_text['text_cut']:.1%} of the teacher's "
                 f"translations do not end within {self.settings['max_length']} words and are left out: it has learned "
                 f"too little, {_REMEDY}",
                 flush=True,
@@ -159,7 +159,7 @@ class TranslatorTraining:
         if not self.test.phonemes:
             written = [self.text.written(tokens) for tokens in targets]
             references = [self.text.data.train[place][1] for place in places]
-            self.taught["text_bleu"] = text_metrics.bleu(written, references).score
+            self.about_text["text_bleu"] = text_metrics.bleu(written, references).score
 
     def _chosen(
         self, beams: Sequence[Sequence[Hypothesis]], references: Sequence[str], *, file: Path
@@ -231,7 +231,7 @@ class TranslatorTraining:
             self.net,
             objective,
             batches,
-            teacher=self._taught(batches) if isinstance(objective, WordLevelKD) else None,
+            teacher=self._teacher_or_cache(batches) if isinstance(objective, WordLevelKD) else None,
             epochs=epochs,
             optimizer=_optimizer(settings, rate=settings["learning_rate"] * rate),
             schedule=chosen(settings, "schedule", SCHEDULES)(epochs * len(batches)),
@@ -241,7 +241,7 @@ class TranslatorTraining:
             **options,
         )
 
-    def _taught(self, batches: SentenceBatches) -> nn.Module | CachedTranslator:
+    def _teacher_or_cache(self, batches: SentenceBatches) -> nn.Module | CachedTranslator:
         """Ask the teacher once about the whole text if its answers fit into memory, else at every step."""
         assert self.teacher is not None
         bits = 16 if self.run.precision == "bf16" else 32
@@ -258,7 +258,7 @@ class TranslatorTraining:
         pruned = "pruned" in self.settings
         left = {f"kept_{part}": share for part, share in kept_shares(self.net).items()} if pruned else {}
         return Result(
-            self.test.measure(self.net, self.teacher) | self.taught | left,
+            self.test.measure(self.net, self.teacher) | self.about_text | left,
             self.net,
             history,
             parameters=remaining_weights(self.net) if pruned else None,

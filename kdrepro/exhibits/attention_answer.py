@@ -51,13 +51,14 @@ def answer(ledger: Ledger) -> str:
 def how_wide(ledger: Ledger) -> str:
     """How many errors *similar* allows, beside what the maps take off at all: a sentence from rows, or nothing."""
     rows = rows_shown(ledger, "attention_transfer", "reduced")
-    maps, names, margins = None, [], []
+    maps, names, margins, shares = None, [], [], []
     for judged in judge_paper("zagoruyko2017", ledger):
         claim = judged.claim
         if claim.id == "S1":
             maps = judged.mean
         if claim.kind == "similar" and judged.verdict != "not run":
             names.append(claim.id)
+            shares.append(round(100 * claim.margin_relative))
             sides = [summary(rows, Side.of(arm, claim.metric)) for arm in claim.arms]
             margins.append(
                 round(claim.margin_relative * fmean(each[0].mean for each in sides if each is not None))
@@ -66,7 +67,7 @@ def how_wide(ledger: Ledger) -> str:
         return ""
     off = f"take off {_rounded(-maps)}" if maps < 0 else "take off none"
     return (
-        f"Within 5 % of each other, as *similar* asks, is within {from_to(margins)} errors here, while "
+        f"Within {from_to(shares)} % of each other, as *similar* asks, is within {from_to(margins)} errors here, while "
         f"attention maps {off} in all (S1). So these verdicts ({', '.join(names)}) exclude large differences only."
     )
 

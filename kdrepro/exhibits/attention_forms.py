@@ -19,7 +19,19 @@ from matplotlib.ticker import AutoLocator, FuncFormatter, NullLocator
 
 from kdrepro import checks
 from kdrepro.claims import Side, paper
-from kdrepro.exhibits.charts import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Chart, new_chart, say
+from kdrepro.exhibits.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    STYLE,
+    Chart,
+    grid,
+    new_chart,
+    nothing,
+    once,
+)
 from kdrepro.exhibits.forest import forest
 from kdrepro.judging.readings import readings, rows_shown, summary
 from kdrepro.judging.wording import number
@@ -98,8 +110,7 @@ def pull_curve(*, sides: Sequence[int] = GROUP_SIDES, measured: Mapping[str, flo
         axes.set_xlim(0, math.sqrt(2))
         axes.set_xlabel("distance of the two maps, ‖Q_S − Q_T‖")
         axes.set_ylabel("length of the gradient by Q_S")
-        axes.grid(color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        grid(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return chart
 
@@ -154,21 +165,18 @@ def strength_curve(ledger: Ledger, *, protocol: str = "reduced", positions: int 
         axes.set_title(f"protocol {protocol}", loc="left", fontsize=12)
         side = math.isqrt(positions)
         axes.set_xlabel(
-            f"weight in the code's form that pulls as hard (maps of {side}×{side} at a distance of 0.4)"
+            f"weight in the code's form that pulls as hard (maps of {side}×{side} at a distance of {DISTANCE:g})"
         )
         axes.set_ylabel("test errors")
         if not arms and not any(lines):
-            axes.set_xticks([])
-            axes.set_yticks([])
-            say(axes, f"not run at protocol {protocol}")
+            nothing(axes, f"not run at protocol {protocol}")
             return chart
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.08, y=0.15)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
-        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        grid(axes, "y")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return chart
 
@@ -306,9 +314,9 @@ def gains(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
             difference = (values[arm].value - alone.value) * 100
             known = "M" not in (values[arm].checked, alone.checked)
             label = "the paper, second-hand" if known else "the paper, from memory"
-            label = "" if label in axes.get_legend_handles_labels()[1] else label
+            label = once(axes, label)
             face = "black" if known else "white"
-            axes.plot(difference, place + 0.24, "s", markersize=6, mfc=face, mec="black", label=label or None)
+            axes.plot(difference, place + 0.24, "s", markersize=6, mfc=face, mec="black", label=label)
         # Without rows the forest has a tick at zero only.
         axes.xaxis.set_major_locator(AutoLocator())
         low, high = axes.get_xlim()

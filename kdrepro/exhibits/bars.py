@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from kdrepro.claims import Side
-from kdrepro.exhibits.charts import GREY, STYLE, Chart, errors_label, new_chart, scattered
+from kdrepro.exhibits.charts import GREY, STYLE, Chart, errors_label, new_chart, once, scattered
 from kdrepro.judging.readings import readings, rows_shown, summary
 from kdrepro.judging.wording import number
 from kdrepro.ledger import Ledger, Row
@@ -45,7 +45,7 @@ def draw_bars(
             if math.isfinite(low):
                 half = scale * (mean - low)
                 axes.errorbar(place, scale * mean, yerr=half, color=column.colour, linewidth=2, capsize=6)
-            label = None if "one run" in axes.get_legend_handles_labels()[1] else "one run"
+            label = once(axes, "one run")
             axes.plot(
                 place + scattered(count),
                 values[column],
@@ -58,7 +58,7 @@ def draw_bars(
             words = f"{number(scale * mean)}, n = {count}"
             axes.annotate(words, (place, 0.02 * top), ha="center", va="bottom")
         if column.paper is not None:
-            label = None if "the paper" in axes.get_legend_handles_labels()[1] else "the paper"
+            label = once(axes, "the paper")
             # At the right edge of its own bar, beside the dots.
             axes.plot(place + 0.22, column.paper, "D", markersize=9, mfc="white", mec="black", label=label)
             axes.text(place + 0.31, column.paper, f"{column.paper:g}", va="center")

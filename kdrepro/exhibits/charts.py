@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,6 +64,24 @@ def say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=13)
 
 
+def nothing(axes: Axes, text: str) -> None:
+    """Leave axes without ticks, and say why they are empty."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    say(axes, text)
+
+
+def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
+    """Draw pale lines behind what is shown."""
+    axes.grid(axis=axis, color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def once(axes: Axes, label: str) -> str:
+    """The label of what is drawn, the first time only: a legend names what looks alike once."""
+    return "_" if label in axes.get_legend_handles_labels()[1] else label
+
+
 def forest_row(axes: Axes, place: int, values: Sequence[float], found: Interval) -> None:
     """Draw differences as dots, and their mean with its interval; the diamond is filled where the interval misses 0."""
     axes.plot(values, place + scattered(len(values)), "o", color=GREY, alpha=0.35, markersize=4)
@@ -82,8 +100,7 @@ def forest_axes(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-    axes.set_axisbelow(True)
+    grid(axes, "x")
 
 
 def errors_label(protocol: str) -> str:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from kdrepro.claims import Side, paper
-from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, new_chart, say
+from kdrepro.exhibits.charts import BLUE, GREEN, RED, STYLE, Chart, grid, new_chart, nothing, once
 from kdrepro.judging.judgement import Judgement
 from kdrepro.judging.metric_names import SHARES, called
 from kdrepro.judging.readings import compare, readings, rows_shown, summary
@@ -83,9 +83,7 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
         for axes, metric in zip(panels, _PANELS, strict=True):
             axes.set_title(called(metric), loc="left", fontsize=12)
             if not _lines(axes, rows, arms, metric):
-                axes.set_xticks([])
-                axes.set_yticks([])
-                say(axes, f"not run at\nprotocol {protocol}")
+                nothing(axes, f"not run at\nprotocol {protocol}")
                 continue
             _beside(axes, rows, prefix, metric)
             # The interval of a few seeds may reach below what any of these can be.
@@ -98,8 +96,7 @@ def by_generation(ledger: Ledger, prefix: str = "few_", *, protocol: str = "pape
             axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
             if metric in SHARES:
                 axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-            axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-            axes.set_axisbelow(True)
+            grid(axes, "y")
         corner.set_axis_off()
         handles, labels = panels[0].get_legend_handles_labels()
         title = f"{named(prefix, protocol)},\nprotocol {protocol}"
@@ -166,7 +163,6 @@ def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
             continue
         (mean, low, _), _ = found
         half = mean - low if math.isfinite(low) else np.nan
-        known = label in axes.get_legend_handles_labels()[1]
         axes.errorbar(
             place,
             mean,
@@ -176,7 +172,7 @@ def _beside(axes: Axes, rows: Sequence[Row], prefix: str, metric: str) -> None:
             markersize=8,
             linewidth=2,
             capsize=4,
-            label=None if known else label,
+            label=once(axes, label),
         )
 
 

@@ -13,7 +13,7 @@ import matplotlib
 import pandas as pd
 
 from kdrepro.claims import paper
-from kdrepro.exhibits.charts import BLUE, CYCLE, GREY, RED, STYLE, Chart, new_chart
+from kdrepro.exhibits.charts import BLUE, CYCLE, GREY, RED, STYLE, Chart, grid, new_chart, once
 
 PAPER = "furlanello2018"
 # Table 1 by net, and Table 2 likewise. A net of ours has a claim for each of its two numbers in Table 1.
@@ -126,9 +126,9 @@ def gains_chart() -> Chart:
         for place, gain in enumerate(gains):
             colour = BLUE if gain.points > 0 else RED
             label = "fewer errors than its teacher" if gain.points > 0 else "more"
-            label = "" if label in axes.get_legend_handles_labels()[1] else label
+            label = once(axes, label)
             axes.plot([0, gain.points], [place, place], color=colour, linewidth=2.5)
-            axes.plot(gain.points, place, "o", color=colour, markersize=9, label=label or None)
+            axes.plot(gain.points, place, "o", color=colour, markersize=9, label=label)
             words = f"{gain.teacher:g} → {gain.student:g} %"
             axes.text(1.02, place, words, transform=axes.get_yaxis_transform(), va="center")
         below = len(gains) + 0.4
@@ -142,8 +142,7 @@ def gains_chart() -> Chart:
         axes.set_ylim(below + 0.7, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        grid(axes, "x")
         axes.set_xlabel("points of test error that the born-again net is better by")
         chart.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return chart
@@ -161,8 +160,7 @@ def generations_chart() -> Chart:
         axes.set_xticks(range(4), ["teacher", "1", "2", "3"])
         axes.set_xlabel("generation")
         axes.set_ylabel("test errors in percent")
-        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        grid(axes, "y")
         axes.plot([], [], "o", markersize=9, mfc="white", mec=GREY, mew=2, label="generation 1, run again")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return chart

@@ -13,7 +13,18 @@ from collections.abc import Mapping
 import matplotlib
 
 from kdrepro.claims import Comparison, Side
-from kdrepro.exhibits.charts import BLUE, ORANGE, STYLE, Chart, forest_axes, forest_row, new_chart, say
+from kdrepro.exhibits.charts import (
+    BLUE,
+    ORANGE,
+    STYLE,
+    Chart,
+    forest_axes,
+    forest_row,
+    grid,
+    new_chart,
+    once,
+    say,
+)
 from kdrepro.exhibits.generations import FAMILIES, PAPER, RECIPE, named, not_yet
 from kdrepro.judging.intervals import Interval, ratio_interval
 from kdrepro.judging.metric_names import called
@@ -96,12 +107,11 @@ def relative_gains(ledger: Ledger) -> Chart:
                 text = "not run"
                 if found is not None:
                     (mean, low, high), count = found
-                    known = label in axes.get_legend_handles_labels()[1]
                     text = f"{number(100 * mean)} %, n = {count}" + (", no interval" if count > 1 else "")
                     if math.isfinite(low):
                         axes.plot([low, high], [height, height], color=colour, linewidth=2.5)
                         text = f"{number(100 * mean)} ({number(100 * low)} to {number(100 * high)}) %, n = {count}"
-                    axes.plot(mean, height, "D", color=colour, markersize=9, label=None if known else label)
+                    axes.plot(mean, height, "D", color=colour, markersize=9, label=once(axes, label))
                     drawn = True
                 axes.text(
                     1.02, height, text.replace("-", "−"), transform=axes.get_yaxis_transform(), va="center"
@@ -114,8 +124,7 @@ def relative_gains(ledger: Ledger) -> Chart:
         axes.set_xlabel("share of the errors of retraining on the labels that is gone")
         axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0, symbol=" %"))
         if drawn:
-            axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
-            axes.set_axisbelow(True)
+            grid(axes, "x")
             chart.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
         else:
             axes.set_xticks([0])

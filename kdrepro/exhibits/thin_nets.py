@@ -25,6 +25,7 @@ from kdrepro.exhibits.charts import (
     SKY,
     STYLE,
     Chart,
+    grid,
     new_chart,
     say,
     scattered,
@@ -179,8 +180,7 @@ def plateau_curves(
             axes.xaxis.set_major_locator(MaxNLocator(marks, integer=True))
             if axes.lines:
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-                axes.grid(color="#e5e5e5", linewidth=0.8)
-                axes.set_axisbelow(True)
+                grid(axes)
             else:
                 axes.set_yticks([])
                 say(axes, words)
@@ -300,8 +300,7 @@ def depth_curve(ledger: Ledger, *, protocol: str = "reduced") -> Chart:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         if protocol in EVIDENCE:
             _paper_depths(axes)
-        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        grid(axes, "y")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return chart
 

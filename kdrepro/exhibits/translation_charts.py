@@ -31,7 +31,9 @@ from kdrepro.exhibits.charts import (
     SKY,
     STYLE,
     Chart,
+    grid,
     new_chart,
+    nothing,
     say,
 )
 from kdrepro.judging.readings import readings, rows_shown, summary
@@ -108,9 +110,7 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
             for arm, (label, colour) in ARMS.items()
         ]
         if not any(drawn):
-            axes.set_xticks([])
-            axes.set_yticks([])
-            say(axes, f"not run at protocol {protocol}")
+            nothing(axes, f"not run at protocol {protocol}")
             return chart
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -120,8 +120,7 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
         axes.set_ylabel(shown.words)
         if shown.metric != "bleu":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        axes.grid(color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
+        grid(axes)
         axes.set_title(f"{shown.name}, protocol {protocol}", loc="left", fontsize=12)
         _fit_height(axes, rows, [f"{name}_{arm}" for arm in ARMS], shown.metric)
         chart.legend(loc="outside right center")
@@ -260,9 +259,7 @@ def pruning_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
                 for search, label, colour in (("greedy", "greedy", SKY), (_BEAM, "beam", BLUE))
             ]
             if not any(drawn):
-                axes.set_xticks([])
-                axes.set_yticks([])
-                say(axes, f"not run at\nprotocol {protocol}")
+                nothing(axes, f"not run at\nprotocol {protocol}")
                 continue
             teacher = summary(rows, Side.of(f"{name}_teacher", f"bleu_{_BEAM}"))
             if teacher is not None:
@@ -271,7 +268,7 @@ def pruning_curve(ledger: Ledger, *, protocol: str = "paper") -> Chart:
             axes.set_xticks(PRUNED, [f"{share} %" for share in PRUNED], rotation=45)
             axes.set_xlabel("weights pruned")
             axes.set_ylabel("BLEU")
-            axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+            grid(axes, "y")
             axes.legend(loc="best")
     return chart
 
@@ -341,7 +338,7 @@ def what_is_pruned(ledger: Ledger, *, protocol: str = "paper") -> Chart:
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             axes.set_xlabel("weights left")
-            axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+            grid(axes, "y")
         if named:
             chart.legend(named.values(), named, loc="outside lower center", ncols=len(named))
     return chart

@@ -174,7 +174,7 @@ def test_what_a_teacher_said_is_kept_for_its_weights_and_precision(done, monkeyp
     files: list[str] = []
     run = Run(done, "kd", RECIPE.arm("kd"), 0)
     run.config["hidden"] = None
-    FitNetTraining(run).said("test")
+    FitNetTraining(run).teacher_outputs("test")
     pattern = r"fitnets\.smoke\.teacher\.s0\.logits\.(train|test)\.[0-9a-f]{16}\.fp32\.safetensors"
     found = [re.fullmatch(pattern, name) for name in files]
     assert [match and match[1] for match in found] == ["train", "test"]

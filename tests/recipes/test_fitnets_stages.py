@@ -107,7 +107,7 @@ def test_what_the_teacher_said_about_the_hint_is_kept_with_its_classes(
         run.config["hidden"] = None
         training = FitNetTraining(run)
         assert bool(training.cached.features) == (name == "fitnet")
-        assert training.said("test").features == {}
+        assert training.teacher_outputs("test").features == {}
     # Once about what it trains on, and once about the test.
     assert len(asked) == 2
 
