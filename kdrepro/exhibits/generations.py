@@ -198,7 +198,7 @@ _LAST = {
 _TURNED = " So it has turned, as Mobahi et al. say that it must."
 _FIT = {
     "reproduced": "the direction that Mobahi et al. derive; it shows no more than that.",
-    "contradicted": "against the sign that Mobahi et al. derive.",
+    "contradicted": "against the direction that Mobahi et al. derive.",
     "inconclusive": "which decides nothing.",
 }
 
