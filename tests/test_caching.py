@@ -23,6 +23,12 @@ from kdrepro.types import Batch, Outputs
 KD = HintonKD(temperature=4.0, soft_weight=0.5)
 
 
+def swapped(one: int, other: int) -> Tensor:
+    images = IMAGES.clone()
+    images[[one, other]] = IMAGES[[other, one]]
+    return images
+
+
 @pytest.mark.parametrize("epoch", [0, 3])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_features_are_looked_up_by_the_examples_positions(epoch, frozen):
@@ -197,7 +203,7 @@ def test_other_data_are_refused():
         cached().look_up(Batch(IMAGES, TARGETS))
 
 
-@pytest.mark.parametrize("other", [IMAGES.flip(0), 2 * IMAGES])
+@pytest.mark.parametrize("other", [IMAGES.flip(0), 2 * IMAGES, swapped(12, 13)])
 def test_outputs_of_other_inputs_are_refused_although_there_are_as_many(other, tmp_path):
     cached = cache_teacher(net(1), batches(), **SETTINGS)
     file = str(tmp_path / "cached.safetensors")

@@ -53,6 +53,7 @@ def test_the_first_folder_wins_and_is_written_into(tmp_path):
     both.write(make_row("teacher", 0, 2.0))
     assert [row.metrics["test_errors"] for row in both.rows()] == [2.0, 1.0]
     assert (tmp_path / "a" / "hinton_kd" / "paper.teacher.s0.json").exists()
+    assert both.get("hinton_kd.paper.teacher.s0").metrics["test_errors"] == 2.0
 
 
 def test_a_row_that_is_left_out_does_not_hide_another(tmp_path):

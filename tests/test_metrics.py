@@ -116,3 +116,9 @@ def test_several_positions_an_example_are_so_many_examples():
     for measure in (metrics.accuracy, metrics.negative_log_likelihood, metrics.calibration_error):
         flat = measure(logits.flatten(0, 1), targets.flatten().long())
         assert measure(logits, targets) == pytest.approx(flat), measure.__name__
+
+
+def test_a_confidence_between_two_bins_is_in_the_lower_one():
+    # (0, ½] and (½, 1], as the paper has them.
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    assert metrics.calibration_error(logits, torch.tensor([0, 1]), bins=2) == pytest.approx((0.5 + 0.75) / 2)

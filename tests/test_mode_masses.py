@@ -31,3 +31,7 @@ def test_probabilities_at_an_edge_are_in_the_bin_above():
     assert mode_masses.shares([1e-6])["mode_mass_share_7"] == 1
     with pytest.raises(ValueError, match="log_probs: got none, expected one for each sentence"):
         mode_masses.shares([])
+
+
+def test_a_mass_between_two_bins_is_in_the_higher_one():
+    assert mode_masses.shares([-math.log(10)])["mode_mass_share_6"] == 1

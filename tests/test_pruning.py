@@ -96,3 +96,9 @@ def test_a_wrapper_around_what_was_pruned_is_named():
         ValueError, match="module: got Sequential without weight, expected the module that was pruned"
     ):
         keep(nn.Sequential(net))
+
+
+def test_what_is_pruned_is_rounded_to_the_nearest_number_of_weights():
+    layer = nn.Linear(3, 1, bias=False)
+    prune_(layer, share=0.6)  # 1.8 of three
+    assert remaining_weights(layer) == 1

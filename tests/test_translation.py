@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from kdrepro import devices
 from kdrepro.data.parallel import EncodedText, ParallelText
-from kdrepro.decode import beam_search, greedy
+from kdrepro.decode import Hypothesis, beam_search, greedy
 from kdrepro.models.seq2seq import LSTMSeq2Seq
 from kdrepro.text_metrics import bleu
 from kdrepro.translation import TranslationTest
@@ -142,3 +142,46 @@ def test_the_net_is_measured_without_dropout():
     model = net(0).train()
     one, two = (case().measure(model)["test_perplexity"] for _ in range(2))
     assert one == two
+
+
+UNEVEN = [
+    ("the dog", "der"),
+    ("a cat ran", "eine katze lief davon da"),
+    ("the cat", "die katze"),
+    ("a dog sat", "der sass da"),
+]
+
+
+def test_padding_counts_neither_in_the_perplexity_nor_in_the_agreement():
+    text = EncodedText.of(ParallelText("uneven", "sha256:0", UNEVEN, [], UNEVEN))
+    measured = TranslationTest(text, width=3, max_length=6, device=torch.device("cpu"), precision="fp32")
+    for seed in range(1, 9):
+        nets = [uneven_net(text, 0), uneven_net(text, seed)]
+        found, total, agreed = measured._likelihood(*nets), 0.0, []
+        for source, target in zip(text.test_sources, text.test_targets, strict=True):
+            given = torch.tensor([source]), torch.tensor([[1, *target]])
+            with torch.no_grad():
+                own, other = (each(*given)[0] for each in nets)
+            total += float(cross_entropy(own, torch.tensor([*target, 2]), reduction="sum"))
+            agreed += (own.argmax(-1) == other.argmax(-1)).tolist()
+        assert found["test_perplexity"] == pytest.approx(math.exp(total / len(agreed)), rel=1e-4)
+        assert found["teacher_agreement"] == pytest.approx(sum(agreed) / len(agreed))
+
+
+def uneven_net(text: EncodedText, seed: int) -> LSTMSeq2Seq:
+    torch.manual_seed(seed)
+    made = LSTMSeq2Seq(len(text.source), len(text.target), hidden=8, layers=1, dropout=0.0).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.mul_(8.0)  # or it says one word throughout
+    return made
+
+
+def test_shares_are_those_of_the_beam_and_greedy_has_a_mass_of_its_own(monkeypatch):
+    for name, mass in (("greedy", 0.002), ("beam", 0.5)):
+        said = [Hypothesis([4], math.log(mass), True)] * 4
+        monkeypatch.setattr(TranslationTest, name, lambda its, model, sources, said=said: said)
+    monkeypatch.setattr(TranslationTest, "_speed", lambda *_: {})
+    found = case().measure(net(0))
+    assert found["mode_mass_share_7"] == 1
+    assert (found["mode_mass_greedy"], found["mode_mass"]) == pytest.approx((0.002, 0.5))

@@ -137,20 +137,32 @@ def shared(readings: Sequence[Reading], once: Sequence[bool]) -> tuple[str, ...]
 
 
 def independent(values: Sequence[float], teachers: Sequence[tuple[str, ...]]) -> list[float]:
-    """The values as independent units: those that depend on the same teachers are averaged first.
+    """The values as independent units: those that share a teacher, or are linked by others that do, are averaged first.
 
     Where all depend on the same teachers (or on none) the values stay as they are, and what is inferred from
-    them is about these teachers.
+    them is about these teachers. One that depends on none is a unit of its own.
 
     >>> independent([1.0, 3.0, 10.0, 20.0], [("t0",), ("t0",), ("t1",), ("t1",)])
     [2.0, 15.0]
+    >>> independent([1.0, 3.0, 10.0, 20.0], [("t0", "u0"), ("t0", "u1"), ("t1", "u2"), ()])
+    [2.0, 10.0, 20.0]
     """
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for value, group in zip(values, teachers, strict=True):
-        groups.setdefault(group, []).append(value)
-    if () in groups or len(groups) == 1:
+    if len(set(teachers)) == 1:
         return list(values)
-    return [sum(group) / len(group) for group in groups.values()]
+    groups: list[tuple[set[str], list[float]]] = []
+    for value, own in zip(values, teachers, strict=True):
+        linked = [group for group in groups if not group[0].isdisjoint(own)]
+        if not linked:
+            groups.append((set(own), [value]))
+            continue
+        (names, members), *others = linked
+        for other in others:
+            names |= other[0]
+            members += other[1]
+            groups.remove(other)
+        names.update(own)
+        members.append(value)
+    return [sum(members) / len(members) for _, members in groups]
 
 
 def summary(rows: Iterable[Row], side: Side) -> tuple[Interval, int] | None:

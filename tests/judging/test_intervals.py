@@ -86,3 +86,9 @@ def test_nothing_is_enough_at_no_distance():
 def test_values_that_are_all_the_same_have_no_spread():
     # 0.05 is no sum of powers of two, and neither is its mean.
     assert mean_interval([0.05] * 3) == (0.05, 0.05, 0.05)
+
+
+def test_a_share_of_no_gap_at_all_is_undefined():
+    ratio, low, high = ratio_interval([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
+    assert math.isnan(ratio)
+    assert (low, high) == (-math.inf, math.inf)

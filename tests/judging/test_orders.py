@@ -281,3 +281,26 @@ def test_noisy_arms_are_neither_and_more_seeds_would_tell():
     assert (stats.t.ppf(0.975, n - 1) + power) * spread / math.sqrt(n) < margin
     assert (stats.t.ppf(0.975, n - 2) + power) * spread / math.sqrt(n - 1) >= margin
     assert judge(SIMILAR, rows).verdict == "not run"
+
+
+def test_one_comparison_that_is_reversed_contradicts_and_no_seeds_are_asked_for():
+    both = replace(ORDER, comparisons=(A_BELOW_B, Comparison(errors_of("a"), errors_of("c"))))
+    rows = make_rows("a", [1.0, 2.0, 3.0]) + make_rows("b", [2.0, 1.0, 4.0])
+    judgement = judge(both, rows + make_rows("c", [-51.0, -52.5, -53.0]))
+    assert (judgement.verdict, judgement.seeds_needed) == ("contradicted", None)
+    assert judgement.mean > 50
+
+
+# Against the same b: arm a is open by its spread, arm c by more than its own.
+def test_of_several_open_comparisons_the_one_that_is_nearest_to_contradict_says_how_many_seeds():
+    each = [Comparison(errors_of(arm), errors_of("b")) for arm in ("a", "c")]
+    rows = make_rows("a", [11.0, 8.0, 14.0]) + make_rows("b", [10.0] * 3) + make_rows("c", [11.0, 12.0, 13.0])
+    needed = [judge(replace(ORDER, comparisons=(one,)), rows).seeds_needed for one in each]
+    assert needed[0] > needed[1]
+    assert judge(replace(ORDER, comparisons=tuple(each)), rows).seeds_needed == needed[1]
+
+
+def test_the_comparison_that_is_least_settled_is_shown():
+    each = [Comparison(errors_of(arm), errors_of("b")) for arm in ("a", "c")]
+    rows = make_rows("a", [9.0, 9.5, 9.9]) + make_rows("b", [10.0] * 3) + make_rows("c", [1.0, 19.0, 4.0])
+    assert judge(replace(ORDER, comparisons=tuple(each)), rows).mean == pytest.approx(-2)

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_claims import RECOVERY, VALUE, claim
-from recorded_rows import make_row, make_rows
+from recorded_rows import make_row, make_rows, teacher_run
 from scipy import stats
 
 from kdrepro.claims import Comparison, Fixed, Side
-from kdrepro.judging.intervals import ratio_interval
+from kdrepro.judging.intervals import enough, mean_interval, ratio_interval
 from kdrepro.verdicts import judge
 
 # A value
@@ -192,3 +192,44 @@ def test_a_share_of_the_gap_to_a_single_run():
     judgement = judge(once, rows)
     assert (judgement.verdict, judgement.n) == ("reproduced", 3)
     assert judgement.mean == pytest.approx((65 + 70 + 70) / (80 + 90 + 88))
+
+
+def test_students_of_one_teacher_count_once_in_a_value_too():
+    values = [98.0, 102.0, 90.0, 94.0]
+    rows = [make_row("a", seed, each, teacher=teacher_run(seed // 2)) for seed, each in enumerate(values)]
+    judgement = judge(VALUE, rows)
+    assert (judgement.n, judgement.units) == (4, 2)
+    assert judgement.interval == pytest.approx(mean_interval([100.0, 92.0])[1:])
+    assert "4 runs of 2 teachers" in judgement.detail
+
+
+def test_ends_that_share_a_teacher_count_once_in_a_share():
+    rows = make_rows("s", [70.0, 71.0, 74.0, 75.0]) + make_rows("alone", [140.0, 150.0, 148.0, 149.0])
+    ends = [make_row("t", seed, 60.0 + seed, teacher=teacher_run(seed // 2)) for seed in range(4)]
+    judgement = judge(RECOVERY, rows + ends)
+    assert (judgement.n, judgement.units) == (4, 2)
+
+
+def test_a_mean_on_the_limit_is_inside_whatever_its_rounding():
+    assert 0.8 - 0.7 > 0.1
+    on_it = replace(VALUE, value=0.7, tolerance=0.1)
+    assert judge(on_it, make_rows("a", [0.8] * 3)).verdict == "reproduced"
+
+
+def test_a_fixed_setting_is_asked_of_every_run_and_of_as_many_as_the_claim_wants():
+    setup = replace(VALUE, also=(Fixed("b", "config.jitter", 0.0),))
+    rows = make_rows("a", [100.0] * 3)
+    some = [make_row("b", 0), make_row("b", 1), make_row("b", 2, config={"jitter": None})]
+    assert judge(setup, rows + some).verdict == "not run"
+    later = [make_row("b", 0), make_row("b", 1, config={"jitter": 1})]
+    assert judge(setup, rows + later).verdict == "contradicted"
+
+
+def test_where_the_gap_itself_is_open_it_says_how_many_seeds():
+    gaps, closed = [20.0, 6.0, -6.0], [80.0, 71.0, 58.0]
+    rows = make_rows("s", [0.0, 1.0, 2.0]) + make_rows("alone", [80.0, 72.0, 60.0])
+    excess = [top - 0.5 * bottom for top, bottom in zip(closed, gaps, strict=True)]
+    of_gap, of_share = enough(gaps, distance=np.mean(gaps)), enough(excess, distance=np.mean(excess))
+    judgement = judge(RECOVERY, rows + make_rows("t", [60.0, 66.0, 66.0]))
+    assert judgement.verdict == "inconclusive"
+    assert judgement.seeds_needed == of_gap > max(4, of_share)

@@ -218,14 +218,18 @@ def test_what_is_nearest_in_another_beam_is_not_taken_for_this_ones(tmp_path):
         text=SimpleNamespace(target=SimpleNamespace(digest="words"), written=" ".join),
     )
 
-    def chosen(*beams: str) -> list[int]:
+    def chosen(*beams: str, reference: str = "a dog runs") -> list[int]:
         several = [[SimpleNamespace(tokens=each.split()) for each in beams]]
-        return TranslatorTraining._chosen(its, several, ["a dog runs"], file=tmp_path / "chosen.jsonl")
+        return TranslatorTraining._chosen(its, several, [reference], file=tmp_path / "chosen.jsonl")
 
     assert chosen("a cat sits", "a dog runs") == [1]
     assert chosen("a dog runs", "a cat sits") == [1]
     its.settings["translations_2"] = "another"
     assert chosen("a dog runs", "a cat sits") == [0]
+    # Nor for other references, nor of another vocabulary.
+    assert chosen("a dog runs", "a cat sits", reference="a cat sits") == [1]
+    its.text.target.digest = "other words"
+    assert chosen("a cat sits", "a dog runs", reference="a cat sits") == [0]
 
 
 def test_a_teacher_whose_answers_do_not_fit_is_asked_at_every_step(done, rows, monkeypatch):

@@ -8,8 +8,10 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
-from kdrepro import HintonKD
+from kdrepro import HintonKD, Supervised, fit
 from kdrepro.data.batches import Jitter
+from kdrepro.data.text import SentenceBatches
+from kdrepro.models.seq2seq import LSTMSeq2Seq
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,7 @@ from kdrepro.data.batches import Jitter
             "here \"StepLR {'step_size': 2, 'gamma': 0.5",
         ),
         ({"teacher": images_net(5)}, "teacher '"),
+        ({"teacher": [images_net(0), images_net(5)]}, "teacher '"),
         ({"inputs": 2 * IMAGES}, "data '"),
         ({"targets": (TARGETS + 1) % 5}, "data '"),
         (
@@ -186,3 +189,24 @@ def test_settings_that_an_objective_does_not_show_and_late_labels_count_too(tmp_
     train(tmp_path / "long.pt", targets=targets, **more)
     with pytest.raises(ValueError, match="was written by another run"):
         train(tmp_path / "long.pt", targets=late, **more)
+
+
+def test_the_order_and_all_members_of_an_ensemble_are_its_own(tmp_path):
+    file = tmp_path / "state.pt"
+    train(file, teacher=[images_net(0), images_net(5)])
+    for others in ([images_net(0), images_net(6)], [images_net(5), images_net(6)]):
+        with pytest.raises(ValueError, match="teacher '"):
+            train(file, teacher=others)
+
+
+def test_a_text_whose_later_sentences_have_another_length_is_another(tmp_path):
+    options = {"epochs": 1, "device": "cpu", "precision": "fp32", "optimizer": lambda each: SGD(each, lr=0.1)}
+
+    def run(targets: list[list[int]]) -> None:
+        net = LSTMSeq2Seq(8, 8, hidden=4, layers=1, dropout=0.0)
+        data = SentenceBatches([[4, 5]] * 70, targets, batch_size=35, seed=0)
+        fit(net, Supervised(), data, checkpoint=tmp_path / "state.pt", **options)
+
+    run([[4]] * 70)
+    with pytest.raises(ValueError, match="data '"):
+        run([*[[4]] * 69, [4, 5]])
