@@ -107,13 +107,17 @@ def _triples(claim: Claim, rows: Sequence[Row]) -> tuple[list[_Triple], list[tup
     once = [not set(side.arms).isdisjoint(claim.one_run) for side in sides]
     students, starts, ends = (once_only(readings(rows, side), side, claim.one_run) for side in sides)
     of_start, of_end = (
-        {student.seed: other for student, other in partners(students, others, one_run=single)}
+        partners(students, others, one_run=single)
         for single, others in zip(once[1:], (starts, ends), strict=True)
     )
+    # One that taught several goes with each of them.
     joined = [
-        (each, of_start[each.seed], of_end[each.seed])
+        (each, start, end)
         for each in students
-        if each.seed in of_start.keys() & of_end
+        for own, start in of_start
+        if own is each
+        for other, end in of_end
+        if other is each
     ]
     return joined, [shared(triple, once) for triple in joined]
 

@@ -233,3 +233,12 @@ def test_where_the_gap_itself_is_open_it_says_how_many_seeds():
     judgement = judge(RECOVERY, rows + make_rows("t", [60.0, 66.0, 66.0]))
     assert judgement.verdict == "inconclusive"
     assert judgement.seeds_needed == of_gap > max(4, of_share)
+
+
+def test_a_student_that_taught_several_is_joined_with_each_of_them():
+    rows = make_rows("s", [70.0, 71.0, 74.0]) + make_rows("t", [60.0, 61.0, 62.0])
+    taught = [
+        make_row("alone", seed, 140.0 + seed, teacher=f"hinton_kd.paper.s.s{seed // 2}") for seed in range(6)
+    ]
+    judgement = judge(RECOVERY, rows + taught)
+    assert (judgement.n, judgement.units) == (6, 3)
