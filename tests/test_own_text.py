@@ -144,7 +144,7 @@ def test_what_the_search_cuts_off_is_not_taught_as_if_it_ended_there(tmp_path, c
     ]
     assert written[0] == [source for source, _ in its.text.data.train[3:]]
     assert written[1] == [its.text.written([4, 5, 6])] * 51
-    assert its.taught["text_cut"] == pytest.approx(3 / 54)
+    assert its.about_text["text_cut"] == pytest.approx(3 / 54)
     assert capsys.readouterr().out == (
         "Warning: own_seq_kd seed 0: 5.6% of the teacher's translations do not end within "
         f"{its.settings['max_length']} words and are left out: it has learned too little, so give it more pairs or "

@@ -143,12 +143,3 @@ def test_a_regressor_in_another_precision_takes_the_feature_in_its_own(dtype):
     teacher = Outputs(torch.zeros(2, 5), {"t": torch.randn(2, 5, 2, 2)})
     (term,) = hints(student, teacher, Batch(torch.zeros(2), torch.tensor([0, 1]))).values()
     assert term.isfinite()
-
-
-def test_a_mask_of_other_positions_than_the_hints_is_named():
-    features = Outputs(torch.zeros(2, 3, 5), {"guided": torch.ones(2, 4, 6), "hint": torch.ones(2, 4, 6)})
-    stage = HintStage(nn.Identity(), student_tap="guided", teacher_tap="hint")
-    batch = Batch(torch.zeros(2), torch.zeros(2, 3).long(), torch.ones(2, 3, dtype=torch.bool))
-    says = r"mask: got shape \(2, 3\), expected \(2, 4\), the positions of the hint 'hint', or \(2,\)"
-    with pytest.raises(ValueError, match=says):
-        stage(features, features, batch)

@@ -106,16 +106,21 @@ def test_what_stands_where_nothing_counts_reaches_no_gradient():
 
 
 @pytest.mark.parametrize(
-    ("feature", "mask", "says"),
+    ("feature", "mask", "says", "hint_says"),
     [
-        ((6, 9, 5), (6, 8), r"mask: got shape \(6, 8\), expected \(6,\) like the values"),
-        ((6, 5, 8), (6, 2, 4), r"mask: got shape \(6, 2, 4\), expected \(6,\) like the values"),
+        (
+            (6, 9, 5),
+            (6, 8),
+            r"mask: got shape \(6, 8\), expected \(6,\) like the values",
+            r"mask: got shape \(6, 8\), expected \(6, 9\), the positions of the hint 'row', or \(6,\)",
+        ),
+        ((6, 5, 8), (6, 2, 4), *[r"mask: got shape \(6, 2, 4\), expected \(6,\) like the values"] * 2),
     ],
 )
-def test_a_row_of_other_positions_than_the_mask_has_is_refused(feature, mask, says):
+def test_a_row_of_other_positions_than_the_mask_has_is_refused(feature, mask, says, hint_says):
     objective = HintStage(nn.Identity(), student_tap="row", teacher_tap="row")
     outputs = Outputs(torch.zeros(*mask, 7), {"row": torch.randn(feature)})
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=hint_says):
         objective(outputs, outputs, Batch(torch.zeros(6), None, torch.ones(mask, dtype=torch.bool)))
     activations = FullActivationTransfer(["map", "row"], activation_weight=1.0)
     outputs.features["map"] = torch.randn(6, 2, 3, 3)

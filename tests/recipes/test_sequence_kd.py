@@ -157,10 +157,10 @@ def test_how_near_the_texts_come_to_the_references_is_told(done, rows, text):
     places = [3, 5, 8, 9]
     targets = [Hypothesis(text.targets[place], -1.0, finished=True) for place in places]
     training._compare(places, targets)
-    assert training.taught == {"text_same": 1.0, "text_cut": 0.0, "text_bleu": pytest.approx(100.0)}
+    assert training.about_text == {"text_same": 1.0, "text_cut": 0.0, "text_bleu": pytest.approx(100.0)}
     training._compare(places, [*targets[:3], Hypothesis(text.targets[0], -1.0, finished=False)])
-    assert (training.taught["text_same"], training.taught["text_cut"]) == (0.75, 0.25)
-    assert 0 < training.taught["text_bleu"] < 100
+    assert (training.about_text["text_same"], training.taught["text_cut"]) == (0.75, 0.25)
+    assert 0 < training.about_text["text_bleu"] < 100
 
 
 @pytest.mark.parametrize("steps", [4, 5])
