@@ -159,7 +159,7 @@ def test_how_near_the_texts_come_to_the_references_is_told(done, rows, text):
     training._compare(places, targets)
     assert training.about_text == {"text_same": 1.0, "text_cut": 0.0, "text_bleu": pytest.approx(100.0)}
     training._compare(places, [*targets[:3], Hypothesis(text.targets[0], -1.0, finished=False)])
-    assert (training.about_text["text_same"], training.taught["text_cut"]) == (0.75, 0.25)
+    assert (training.about_text["text_same"], training.about_text["text_cut"]) == (0.75, 0.25)
     assert 0 < training.about_text["text_bleu"] < 100
 
 
