@@ -3,7 +3,7 @@
     kdrepro run sequence_kd --protocol paper --arms ende_teacher,ende_student_alone,ende_seq_kd
     kdrepro run sequence_kd --source text.en --target text.de
 
-Cost at protocol paper: 64 runs, 28.9 hours on cpu: AMD EPYC, 1 thread; 38 runs, 1.56 hours on cuda: NVIDIA H200. On the
+Cost at protocol paper: 65 runs, 28.9 hours on cpu: AMD EPYC, 1 thread; 38 runs, 1.56 hours on cuda: NVIDIA H200. On the
 GPU up to sixteen ran at a time. Evidence, BLEU with a beam of 5 at protocol paper, n = 5: ende_teacher 34.66 ± 0.34,
 ende_student_alone 32.8 ± 1.4, ende_word_kd 34.54 ± 0.75, ende_seq_kd 33.8 ± 1.0, ende_seq_word 34.21 ± 0.44, ende_inter
 33.0 ± 1.3, ende_word_inter 34.52 ± 0.69, ende_seq_inter 33.50 ± 0.91, ende_seq_word_inter 33.85 ± 0.36, ende_pruned_0
