@@ -20,24 +20,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from kdrepro import checks, devices, digests, tensor_checks
-from kdrepro.caching import CachedTeacher, CachedTranslator, check_asked_for
+from kdrepro import checks, devices, tensor_checks
+from kdrepro.caching import CachedTeacher, CachedTranslator
 from kdrepro.modes import modes_kept
-from kdrepro.teacher import FrozenTeacher, members_of, run_module, temperature_of
+from kdrepro.teacher import FrozenTeacher, members_of, run_module
 from kdrepro.training import progressing
-from kdrepro.training.cuda_graphs import Replay
+from kdrepro.training.asking import Asked, name_of, replayed, teacher_outputs
 from kdrepro.training.members import Member, Trainee, check_apart, share_of
 from kdrepro.training.preflight import Ask, check_batches, located
 from kdrepro.training.resume import History
-from kdrepro.types import Batch, Inputs, Outputs, TrainingData, in_parts, moved
+from kdrepro.types import Inputs, Outputs, TrainingData, in_parts, moved
 
 # Looking at a value on the device makes the host wait for it, so losses are looked at in lots of this many steps.
 _LOOK_EVERY = 50
 # The names of `TrainingData`.
 _ASKED_OF_DATA = ("seed", "batch_size", "examples", "__len__", "to", "epoch", "first", "check_classes")
 
-_Asked = FrozenTeacher | CachedTeacher | CachedTranslator
-Teacher = nn.Module | Sequence[nn.Module] | _Asked
+Teacher = nn.Module | Sequence[nn.Module] | Asked
 
 
 @torch.no_grad()
@@ -237,8 +236,8 @@ def _fit_cohort(
         teacher = teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
         for member in members:
             teacher.check_apart(student=member.student, objective=member.objective)
-    ask = _teacher_outputs(teacher, members, precision, run.device)
-    taught = _name(teacher) if any(member.checkpoint for member in members) else ""
+    ask = teacher_outputs(teacher, members, precision, run.device)
+    taught = name_of(teacher) if any(member.checkpoint for member in members) else ""
     trainees = [
         Trainee(
             member,
@@ -259,8 +258,8 @@ def _fit_cohort(
             trainee.start(ask)
         done = min(trainee.history.epochs for trainee in trainees)
         # An ensemble is asked at the objective's temperature, which may change.
-        if cuda_graphs and isinstance(teacher, FrozenTeacher) and len(teacher.modules) == 1:
-            ask = _replayed(ask, run.device)
+        if cuda_graphs and ask and isinstance(teacher, FrozenTeacher) and len(teacher.modules) == 1:
+            ask = replayed(ask, run.device)
         bar = progressing.bar(progress, epochs * len(data), done * len(data), run)
         while waiting := [trainee for trainee in trainees if not trainee.finished]:
             # A cohort that was killed between two of its checkpoints has members that are an epoch ahead.
@@ -307,45 +306,3 @@ def _epoch(
             since_look = 0
     own = sum(trainee.seconds for trainee in active)
     return (time.perf_counter() - started - own) / len(active)
-
-
-def _teacher_outputs(
-    teacher: _Asked | None, members: Sequence[Member], precision: str, device: torch.device
-) -> Ask | None:
-    if teacher is None:
-        return None
-    if isinstance(teacher, CachedTeacher | CachedTranslator):
-        temperatures = _temperatures(members) if teacher.temperature is not None else set()
-        check_asked_for(teacher, temperatures=temperatures, precision=precision)
-        return teacher.to(device).look_up
-    frozen = teacher.to(device)
-    several = len(frozen.modules) > 1
-    if several and len(temperatures := _temperatures(members)) > 1:
-        raise ValueError(
-            f"members: got objectives at the temperatures {', '.join(map(str, sorted(temperatures)))}, expected one: "
-            "the ensemble's classes are averaged at it"
-        )
-
-    def ask(batch: Batch) -> Outputs:
-        # An objective may change its temperature as it goes.
-        with devices.autocast(precision, device):
-            return frozen(batch.inputs, temperature=min(_temperatures(members)) if several else 1.0)
-
-    return ask
-
-
-def _replayed(ask: Ask | None, device: torch.device) -> Ask:
-    assert ask is not None
-    replay = Replay(lambda batch, _: ask(batch), device)
-    return lambda batch: replay(batch, None)
-
-
-def _temperatures(members: Sequence[Member]) -> set[float]:
-    return {temperature_of(member.objective) for member in members}
-
-
-def _name(teacher: _Asked | None) -> str:
-    """Return the digest of a teacher's weights, for the checkpoints of those that learn from it."""
-    if isinstance(teacher, FrozenTeacher):
-        return digests.of_modules(*teacher.modules)
-    return "none" if teacher is None else teacher.teacher

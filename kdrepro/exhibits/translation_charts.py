@@ -94,7 +94,7 @@ def speed_and_quality(ledger: Ledger, name: str = "ende", *, protocol: str = "pa
     """How good a net is against how many words a second it writes: a line from greedy decoding (a dot) to the beam.
 
     Means of the seeds, with the 95 % intervals of the quality; every run is a pale dot. To the right and up is better.
-    Intervals of two runs, which are nine times as wide as the two are apart, may reach beyond the figure.
+    Intervals of two runs, which are nearly thirteen times as wide as the two are apart, may reach beyond the figure.
     Speeds are words a second on the machines of the rows, their mean where there are several. That of a student is what
     was timed in turn with its teacher within one run, as a ratio, times the teacher's; the student alone, which has no
     teacher to be timed with, has the speed of the others, whose net is the same.
